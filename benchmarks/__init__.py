@@ -1,0 +1,1 @@
+"""Commands that measure speed and quality; each takes --json FILE."""

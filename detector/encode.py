@@ -1,0 +1,394 @@
+"""Records to a float32 matrix and back to the record's own units; fitted on normal records, ignorant of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from detector.errors import TrainingDataError
+from detector.records import Records
+from detector.stream import CategoryFeature, NumberFeature, StreamDefinition, TimeFeature
+from detector.times import to_local
+
+KNOTS = 255
+"""Quantiles that a number's transform remembers."""
+
+SOFT_LIMIT = 8.0
+"""Standard deviations beyond which an encoded number grows only logarithmically."""
+
+LEAST_VARIANCE = 0.0025
+"""Variance below which an indicator is not stretched further: a flag that was never seen stands at 20 deviations."""
+
+LARGEST = 1e100
+"""Numbers beyond this are all the same to the encoder, so that no intermediate result overflows."""
+
+RARE = "(rare)"
+UNSEEN = "(unseen)"
+
+_DAY_US = 86_400_000_000
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+class Notes:
+    """What encoding noticed in a few records, feature by feature: masks (n,) of rows, by the feature's name."""
+
+    def __init__(self) -> None:
+        self.missing: dict[str, NDArray[np.bool_]] = {}
+        self.unseen: dict[str, NDArray[np.bool_]] = {}
+        self.out_of_range: dict[str, NDArray[np.bool_]] = {}
+
+
+class FeatureEncoder(Protocol):
+    """One feature's columns of the matrix."""
+
+    name: str
+    field: str
+    width: int
+    indicators: slice
+    """Which of the columns are indicators, which stand still on most records."""
+
+    def encode(self, records: Records, notes: Notes) -> NDArray[np.float64]:
+        """The feature's columns, (n, width)."""
+
+    def actual(self, records: Records, row: int) -> str | float | None:
+        """What the record says, in its own units."""
+
+    def expected(self, columns: NDArray[np.float64]) -> str | float | None:
+        """What the encoded columns (width,) say in the record's own units, None for missing."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that was fitted: a JSON object, and arrays by name."""
+
+
+@dataclass(frozen=True)
+class _Flag:
+    """An indicator that a share `rate` of normal records has, centred and scaled."""
+
+    rate: float
+
+    def encode(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        deviation = max(self.rate * (1 - self.rate), LEAST_VARIANCE) ** 0.5
+        scaled: NDArray[np.float64] = (mask - self.rate) / deviation
+        return scaled
+
+
+class NumberEncoder:
+    """A number through the normal quantiles of its ranks, continued in a straight line beyond the fitted range.
+
+    Beyond `SOFT_LIMIT` standard deviations it grows logarithmically, so that no value is too large for float32, and a
+    larger value still encodes larger. Columns: the value (0 where missing), and whether it is missing.
+
+    Source: rank-based inverse normal transform: Beasley, Erickson and Allison, "Rank-Based Inverse Normal
+        Transformations are Increasingly Used, But are They Merited?", Behavior Genetics 39, 2009.
+    """
+
+    width = 2
+    indicators = slice(1, 2)
+
+    def __init__(
+        self, name: str, field: str, *, log: bool, knots: NDArray[np.float64], scores: NDArray[np.float64],
+        spread: float, centre: float, scale: float, missing_rate: float, low: float, high: float,
+    ) -> None:  # fmt: skip
+        self.name, self.field = name, field
+        self._log = log
+        self._knots, self._scores = knots, scores
+        self._spread, self._centre, self._scale = spread, centre, scale
+        self._missing = _Flag(missing_rate)
+        self.low, self.high = low, high
+
+    @classmethod
+    def fit(cls, feature: NumberFeature, records: Records) -> NumberEncoder:
+        """Fit on normal records.
+
+        Raises:
+            TrainingDataError: The field is missing in every record.
+        """
+        column = records.numbers[feature.field]
+        known = column[~np.isnan(column)]
+        if len(known) == 0:
+            raise TrainingDataError(
+                f"feature {feature.label!r} is missing in all {len(column)} normal records: "
+                "nothing can be learned from it; remove it from the stream definition or mend the data"
+            )
+        unfolded = np.sort(_unfold(known, log=feature.log))
+        shares = (np.arange(KNOTS) + 0.5) / KNOTS
+        quantiles = np.quantile(unfolded, shares)
+        knots, place = np.unique(quantiles, return_inverse=True)
+        scores = np.bincount(place, ndtri(shares)) / np.bincount(place)
+        # A constant number has no spread of its own; a hundredth of its size is then a notable difference.
+        spread = max(float(unfolded.std()), abs(float(np.median(unfolded))) * 0.01, 1e-9)
+        fitted = cls(
+            feature.label, feature.field, log=feature.log, knots=knots, scores=scores, spread=spread, centre=0.0,
+            scale=1.0, missing_rate=1 - len(known) / len(column), low=float(known.min()), high=float(known.max()),
+        )  # fmt: skip
+        raw = fitted._raw(known)
+        fitted._centre = float(raw.mean())
+        fitted._scale = float(raw.std()) if raw.std() > 1e-6 else 1.0
+        return fitted
+
+    def _raw(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        unfolded = _unfold(values, log=self._log)
+        beyond = np.maximum(unfolded - self._knots[-1], 0.0) - np.maximum(self._knots[0] - unfolded, 0.0)
+        mapped: NDArray[np.float64] = np.interp(unfolded, self._knots, self._scores) + beyond / self._spread
+        return mapped
+
+    def encode(self, records: Records, notes: Notes) -> NDArray[np.float64]:
+        """Columns (n, 2): the value, and the flag of a missing one."""
+        values = records.numbers[self.field]
+        missing = np.isnan(values)
+        notes.missing[self.name] = missing
+        notes.out_of_range[self.name] = (values < self.low) | (values > self.high)
+        deviations = (self._raw(np.where(missing, self._knots[0], values)) - self._centre) / self._scale
+        size = np.abs(deviations)
+        tamed = np.sign(deviations) * np.where(
+            size <= SOFT_LIMIT, size, SOFT_LIMIT * (1.0 + np.log(np.maximum(size, SOFT_LIMIT) / SOFT_LIMIT))
+        )
+        return np.stack([np.where(missing, 0.0, tamed), self._missing.encode(missing)], axis=1)
+
+    def actual(self, records: Records, row: int) -> float | None:
+        """The number itself, None where missing."""
+        value = float(records.numbers[self.field][row])
+        return None if np.isnan(value) else value
+
+    def expected(self, columns: NDArray[np.float64]) -> float | None:
+        """The number that the encoded one stands for, within the range of normal records."""
+        score = float(np.clip(columns[0], -SOFT_LIMIT, SOFT_LIMIT)) * self._scale + self._centre
+        unfolded = float(np.interp(score, self._scores, self._knots))
+        value = float(np.sign(unfolded) * np.expm1(abs(unfolded))) if self._log else unfolded
+        return float(f"{min(max(value, self.low), self.high):.6g}")
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that was fitted."""
+        config = {
+            "kind": "number", "name": self.name, "field": self.field, "log": self._log, "spread": self._spread,
+            "centre": self._centre, "scale": self._scale, "missing_rate": self._missing.rate, "low": self.low,
+            "high": self.high,
+        }  # fmt: skip
+        return config, {"knots": self._knots, "scores": self._scores}
+
+
+def _unfold(values: NDArray[np.float64], *, log: bool) -> NDArray[np.float64]:
+    """Values within the range that can be computed with, as signed logarithms where wanted."""
+    bounded: NDArray[np.float64] = np.clip(values, -LARGEST, LARGEST)
+    return np.sign(bounded) * np.log1p(np.abs(bounded)) if log else bounded
+
+
+class CategoryEncoder:
+    """One of a set of values as indicators, each scaled by how rare it is.
+
+    Columns: one for each value that is frequent among normal records, then rare, unseen, missing. The share of
+    unseen values is taken to be that of values seen once.
+
+    Source: Good, "The population frequencies of species and the estimation of population parameters",
+        Biometrika 40, 1953 (the share of unseen values).
+    """
+
+    def __init__(
+        self, name: str, field: str, *, values: list[str], rare: list[str], rates: NDArray[np.float64]
+    ) -> None:
+        self.name, self.field = name, field
+        self.values, self._rare = values, rare
+        self._rates = rates  # (width,)
+        self.width = len(values) + 3
+        self.indicators = slice(0, self.width)
+        self._code = {value: code for code, value in enumerate(values)} | dict.fromkeys(rare, len(values))
+        self._scale = np.sqrt(np.maximum(rates * (1 - rates), LEAST_VARIANCE))
+
+    @classmethod
+    def fit(cls, feature: CategoryFeature, records: Records) -> CategoryEncoder:
+        """Fit on normal records.
+
+        Raises:
+            TrainingDataError: The field is missing in every record.
+        """
+        column = records.categories[feature.field]
+        known = column[column != None]  # noqa: E711 - elementwise
+        if len(known) == 0:
+            raise TrainingDataError(
+                f"feature {feature.label!r} is missing in all {len(column)} normal records: "
+                "nothing can be learned from it; remove it from the stream definition or mend the data"
+            )
+        found, counts = np.unique(known.astype(str), return_counts=True)
+        order = np.lexsort((found, -counts))
+        often = [i for i in order if counts[i] >= feature.min_count][: feature.max_values]
+        rare = sorted(set(range(len(found))) - set(often))
+        total = len(column)
+        rates = [counts[i] / total for i in often]
+        rates += [counts[rare].sum() / total, (counts == 1).sum() / total, 1 - len(known) / total]
+        return cls(
+            feature.label, feature.field, values=[str(found[i]) for i in often], rare=[str(found[i]) for i in rare],
+            rates=np.array(rates),
+        )  # fmt: skip
+
+    def encode(self, records: Records, notes: Notes) -> NDArray[np.float64]:
+        """Columns (n, width): indicators of each frequent value, rare, unseen, missing."""
+        column = records.categories[self.field]
+        unseen, missing = self.width - 2, self.width - 1
+        code = self._code
+        codes = np.array([missing if value is None else code.get(value, unseen) for value in column], np.int64)
+        notes.missing[self.name] = codes == missing
+        notes.unseen[self.name] = codes == unseen
+        encoded = np.tile(-self._rates / self._scale, (len(column), 1))
+        encoded[np.arange(len(column)), codes] = ((1 - self._rates) / self._scale)[codes]
+        return encoded
+
+    def actual(self, records: Records, row: int) -> str | None:
+        """The value itself, None where missing."""
+        value: str | None = records.categories[self.field][row]
+        return value
+
+    def expected(self, columns: NDArray[np.float64]) -> str | None:
+        """The value whose indicator is highest, None for missing."""
+        code = int(np.argmax(columns * self._scale + self._rates))
+        if code < len(self.values):
+            return self.values[code]
+        return {self.width - 3: RARE, self.width - 2: UNSEEN}.get(code)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that was fitted."""
+        config = {"kind": "category", "name": self.name, "field": self.field, "values": self.values, "rare": self._rare}
+        return config, {"rates": self._rates}
+
+
+class CycleEncoder:
+    """Hour of day or day of week on a circle, so that 23:59 is next to 00:00. Columns: cosine, sine, missing."""
+
+    width = 3
+    indicators = slice(2, 3)
+
+    def __init__(self, name: str, field: str, *, part: str, zone: str, missing_rate: float) -> None:
+        self.name, self.field = name, field
+        self._part, self._zone = part, zone
+        self._missing = _Flag(missing_rate)
+
+    @classmethod
+    def fit(cls, feature: TimeFeature, part: str, zone: str, records: Records) -> CycleEncoder:
+        """Fit on normal records."""
+        missing = np.isnat(records.times[feature.field])
+        return cls(f"{feature.label}.{part}", feature.field, part=part, zone=zone, missing_rate=float(missing.mean()))
+
+    def _turn(self, times: NDArray[np.datetime64]) -> NDArray[np.float64]:
+        """Share of the cycle that has passed, (n,), in [0, 1)."""
+        micros = to_local(times, self._zone).astype(np.int64)
+        if self._part == "hour":
+            return (micros % _DAY_US) / _DAY_US
+        # 1 January 1970 was a Thursday.
+        return ((micros // _DAY_US + 3) % 7) / 7.0
+
+    def encode(self, records: Records, notes: Notes) -> NDArray[np.float64]:
+        """Columns (n, 3): cosine and sine, 0 where missing, and the flag of a missing time."""
+        times = records.times[self.field]
+        missing = np.isnat(times)
+        notes.missing[self.name] = missing
+        angle = 2 * np.pi * self._turn(np.where(missing, np.datetime64(0, "us"), times))
+        present = np.where(missing, 0.0, np.sqrt(2.0))
+        return np.stack([np.cos(angle) * present, np.sin(angle) * present, self._missing.encode(missing)], axis=1)
+
+    def _say(self, turn: float) -> str:
+        if self._part == "weekday":
+            return _WEEKDAYS[round(turn * 7) % 7]
+        minutes = int(turn * 1440) % 1440
+        return f"{minutes // 60:02d}:{minutes % 60:02d}"
+
+    def actual(self, records: Records, row: int) -> str | None:
+        """Clock time or day of the week, None where missing."""
+        time = records.times[self.field][row : row + 1]
+        return None if np.isnat(time[0]) else self._say(float(self._turn(time)[0]))
+
+    def expected(self, columns: NDArray[np.float64]) -> str | None:
+        """The clock time or day that the angle points at."""
+        return self._say(float(np.arctan2(columns[1], columns[0]) / (2 * np.pi)) % 1.0)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that was fitted."""
+        config = {
+            "kind": "cycle", "name": self.name, "field": self.field, "part": self._part, "zone": self._zone,
+            "missing_rate": self._missing.rate,
+        }  # fmt: skip
+        return config, {}
+
+
+class Encoder:
+    """All features of a stream as one matrix: columns of about zero mean and unit variance on normal records."""
+
+    def __init__(self, features: list[FeatureEncoder]) -> None:
+        self.features = features
+        ends = np.cumsum([0, *(feature.width for feature in features)])
+        self.slices = [slice(int(a), int(b)) for a, b in pairwise(ends)]
+        self.width = int(ends[-1])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the features, in the order of their columns."""
+        return [feature.name for feature in self.features]
+
+    @property
+    def indicators(self) -> NDArray[np.bool_]:
+        """Which columns are indicators, shape (d,)."""
+        mask = np.zeros(self.width, np.bool_)
+        for feature, columns in zip(self.features, self.slices, strict=True):
+            mask[columns][feature.indicators] = True
+        return mask
+
+    @classmethod
+    def fit(cls, stream: StreamDefinition, records: Records) -> Encoder:
+        """Fit every feature on normal records.
+
+        Raises:
+            TrainingDataError: There are no records, or a feature is missing in all of them.
+        """
+        if len(records) == 0:
+            raise TrainingDataError(
+                "no normal record is left to fit on: give data in which not every record is labelled anomalous"
+            )
+        features: list[FeatureEncoder] = []
+        for feature in stream.feature:
+            if isinstance(feature, NumberFeature):
+                features.append(NumberEncoder.fit(feature, records))
+            elif isinstance(feature, CategoryFeature):
+                features.append(CategoryEncoder.fit(feature, records))
+            else:
+                written = stream.time_format(feature.field)
+                zone = feature.zone or (written[1] if written else "UTC")
+                features += [CycleEncoder.fit(feature, part, zone, records) for part in feature.parts]
+        return cls(features)
+
+    def encode(self, records: Records, notes: Notes | None = None) -> NDArray[np.float32]:
+        """The matrix (n, d) of n records; each row depends on its record alone. `notes` takes what was noticed."""
+        notes = notes or Notes()
+        matrix = np.empty((len(records), self.width), np.float32)
+        for feature, columns in zip(self.features, self.slices, strict=True):
+            matrix[:, columns] = feature.encode(records, notes)
+        return matrix
+
+    def state(self) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+        """All that was fitted: a JSON list, one object a feature, and arrays by name."""
+        configs: list[dict[str, Any]] = []
+        arrays: dict[str, NDArray[Any]] = {}
+        for position, feature in enumerate(self.features):
+            config, own = feature.state()
+            configs.append(config)
+            arrays |= {f"encoder.{position}.{name}": array for name, array in own.items()}
+        return configs, arrays
+
+    @classmethod
+    def restore(cls, configs: list[dict[str, Any]], arrays: Mapping[str, NDArray[Any]]) -> Encoder:
+        """The encoder whose `state()` this is.
+
+        Raises:
+            KeyError: A part of the state is missing.
+        """
+        kinds: dict[str, Any] = {"number": NumberEncoder, "category": CategoryEncoder, "cycle": CycleEncoder}
+        features = []
+        for position, config in enumerate(configs):
+            prefix = f"encoder.{position}."
+            own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            options = {key: value for key, value in config.items() if key not in ("kind", "name", "field")}
+            features.append(kinds[config["kind"]](config["name"], config["field"], **options, **own))
+        return cls(features)

@@ -1,0 +1,42 @@
+"""Every error that the detector raises on purpose.
+
+DetectorError
+├── StreamDefinitionError     the stream definition is wrong: file, key and remedy
+├── TrainingDataError         the data cannot train or calibrate a detector
+└── ArtifactError             an artifact is refused; `reason` is one of a closed set
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class DetectorError(Exception):
+    """Base of all errors of this room."""
+
+
+class StreamDefinitionError(DetectorError, ValueError):
+    """The stream definition is wrong; the message names file, key and remedy."""
+
+
+class TrainingDataError(DetectorError, ValueError):
+    """The data cannot train or calibrate a detector; the message says how much or what is missing."""
+
+
+class ArtifactRefusal(StrEnum):
+    """Why an artifact was not loaded."""
+
+    MISSING = "missing"
+    INCOMPLETE = "incomplete"
+    TAMPERED = "tampered"
+    UNREADABLE = "unreadable"
+    FORMAT_VERSION = "format_version"
+    GOLDEN_SCORES = "golden_scores"
+
+
+class ArtifactError(DetectorError):
+    """An artifact is refused: `reason` for machines, the message for people."""
+
+    def __init__(self, reason: ArtifactRefusal, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

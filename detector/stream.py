@@ -1,0 +1,310 @@
+"""The stream definition: what a record of one stream is, in one TOML file; it knows nothing of Kafka or files."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from detector.errors import StreamDefinitionError
+
+TimeFormat = Literal["iso8601", "epoch_s", "epoch_ms"]
+TimePart = Literal["hour", "weekday"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*/\s*(hour|day|week)\s*")
+_DAYS = {"hour": 1 / 24, "day": 1.0, "week": 7.0}
+
+
+class _Closed(BaseModel):
+    """A part of the definition: frozen, and a misspelled key stops the load."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _known_zone(zone: str) -> str:
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"{zone!r} is not a known time zone: give an IANA name such as UTC or Europe/Berlin"
+        ) from error
+    return zone
+
+
+class TimeField(_Closed):
+    """The event time of a record."""
+
+    field: str = Field(min_length=1, description="Path of the field that holds the time.")
+    format: TimeFormat = Field("iso8601", description="How the time is written.")
+    zone: str = Field("UTC", description="Zone of times without an offset, and of the features hour and weekday.")
+
+    _zone = field_validator("zone")(_known_zone)
+
+
+class LabelField(_Closed):
+    """Which records are known anomalies: they are kept out of training and used to evaluate, never to score."""
+
+    field: str = Field(min_length=1, description="Path of the field that holds the label.")
+    anomalous: tuple[bool | int | str, ...] = Field(
+        (1, True), min_length=1, description="Values that mark a known anomaly; all others mean normal."
+    )
+
+
+class ThresholdSetting(_Closed):
+    """How often normal records may be called anomalous: state one of the two."""
+
+    alert_budget: str | None = Field(
+        None,
+        description='Expected alerts on normal records, such as "50/day", at the event rate of the calibration span.',
+    )
+    false_alarm_rate: float | None = Field(
+        None, gt=0, lt=1, description="Share of normal records that may score above the threshold."
+    )
+
+    @field_validator("alert_budget")
+    @classmethod
+    def _budget_is_readable(cls, value: str | None) -> str | None:
+        match = _BUDGET.fullmatch(value or "1/day")
+        if match is None or float(match[1]) <= 0:
+            raise ValueError(f'{value!r} is not an alert budget: write a number and a period, such as "50/day"')
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Self:
+        if self.alert_budget is not None and self.false_alarm_rate is not None:
+            raise ValueError(
+                "alert_budget and false_alarm_rate state the same thing twice: keep the one that you think in"
+            )
+        return self
+
+    @property
+    def budget_per_day(self) -> float | None:
+        """The alert budget in alerts a day, or None where the threshold is stated as a rate."""
+        if self.alert_budget is None:
+            return None
+        match = _BUDGET.fullmatch(self.alert_budget)
+        assert match is not None  # noqa: S101 - validated above
+        return float(match[1]) / _DAYS[match[2]]
+
+
+class _Feature(_Closed):
+    field: str = Field(min_length=1, description="Path of the field; dots reach into nested objects.")
+    name: str = Field("", description="Name in alerts and reports; the field's path unless given.")
+    required: bool = Field(False, description="A record without it is rejected instead of flagged as missing.")
+
+    @property
+    def label(self) -> str:
+        """The name that people see."""
+        return self.name or self.field
+
+
+class NumberFeature(_Feature):
+    """A number; a missing one is flagged as missing, a heavy tail is tamed."""
+
+    kind: Literal["number"]
+    log: bool = Field(
+        False, description="Take the signed logarithm first: for amounts and counts over several magnitudes."
+    )
+    from_string: bool = Field(False, description="Numbers inside strings count as numbers.")
+
+
+class CategoryFeature(_Feature):
+    """One of a set of values; values seen less than `min_count` times share one code, unseen ones have another."""
+
+    kind: Literal["category"]
+    min_count: int = Field(20, ge=1, description="Values seen less often among normal records share one code.")
+    max_values: int = Field(
+        100, ge=1, le=10_000, description="Most values with a code of their own; the rest are rare."
+    )
+
+
+class TimeFeature(_Feature):
+    """A time as cyclic hour of day and day of week."""
+
+    kind: Literal["time"]
+    parts: tuple[TimePart, ...] = Field(("hour", "weekday"), min_length=1, description="Which cycles are features.")
+    format: TimeFormat | None = Field(None, description="As in [time]; taken from there for the same field.")
+    zone: str | None = Field(None, description="As in [time]; taken from there unless given.")
+
+    @field_validator("zone")
+    @classmethod
+    def _zone_is_known(cls, value: str | None) -> str | None:
+        return None if value is None else _known_zone(value)
+
+
+Feature = Annotated[NumberFeature | CategoryFeature | TimeFeature, Field(discriminator="kind")]
+
+
+class StreamDefinition(_Closed):
+    """What a record of one stream is: identity, time, label, what may be shown, and the features that are scored."""
+
+    name: str = Field(description="The detector's name: lower case letters, digits, dot, dash, underscore.")
+    id: str | None = Field(None, description="Field that identifies a record; shown in alerts.")
+    key: str | None = Field(None, description="Field of the entity (card, customer, host) that the record belongs to.")
+    echo: tuple[str, ...] = Field(
+        (), description="Fields that alerts may repeat; no other field of a record leaves it."
+    )
+    sensitive: tuple[str, ...] = Field((), description="Fields whose values are never shown anywhere.")
+    max_record_bytes: int = Field(1_000_000, ge=1, description="Longer values are rejected unread.")
+    time: TimeField | None = None
+    label: LabelField | None = None
+    threshold: ThresholdSetting = ThresholdSetting()
+    feature: tuple[Feature, ...] = Field(min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, value: str) -> str:
+        if _NAME.fullmatch(value) is None:
+            raise ValueError(
+                f"{value!r} cannot name a detector (it becomes a folder and a metric label): "
+                "use lower case letters, digits, dot, dash and underscore, beginning with a letter or digit"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        labels = [feature.label for feature in self.feature]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"feature {twice[0]!r} is defined twice: give one of them a name of its own")
+        for shown in self.echo:
+            for hidden in self.sensitive:
+                if self.is_sensitive(shown) or f"{hidden}.".startswith(f"{shown}."):
+                    raise ValueError(f"echo {shown!r} would show sensitive {hidden!r}: remove one of the two")
+        for feature in self.feature:
+            if self.label is not None and feature.field == self.label.field:
+                raise ValueError(
+                    f"feature {feature.label!r} is the label itself: the detector would learn the answer; remove it"
+                )
+            if isinstance(feature, TimeFeature) and self.time_format(feature.field) is None:
+                raise ValueError(f"time feature {feature.label!r} needs a format: iso8601, epoch_s or epoch_ms")
+        for path in self.paths:
+            if any(other.startswith(path + ".") for other in self.paths):
+                raise ValueError(f"{path!r} cannot be a value and an object with fields of its own at once")
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every field that is read from a record, each once, in the order of the definition."""
+        roles = [self.id, self.key, self.time and self.time.field, self.label and self.label.field]
+        return tuple(dict.fromkeys([path for path in roles if path] + [feature.field for feature in self.feature]))
+
+    def is_sensitive(self, path: str) -> bool:
+        """Whether the value of a field is never shown: it, or an object around it, is declared sensitive."""
+        return any(f"{path}.".startswith(f"{hidden}.") for hidden in self.sensitive)
+
+    def time_format(self, path: str) -> tuple[TimeFormat, str] | None:
+        """How the time in field `path` is written and in which zone, or None where it is no time."""
+        declared = [f for f in self.feature if isinstance(f, TimeFeature) and f.field == path]
+        shared = self.time if self.time is not None and (self.time.field == path or declared) else None
+        form = next((f.format for f in declared if f.format), None)
+        zone = next((f.zone for f in declared if f.zone), None)
+        if shared is not None and shared.field == path:
+            return shared.format, shared.zone
+        if form is None:
+            return None
+        return form, zone or (shared.zone if shared else "UTC")
+
+    @classmethod
+    def load(cls, path: Path | str) -> StreamDefinition:
+        """Read a definition from a TOML file.
+
+        Raises:
+            StreamDefinitionError: The file cannot be read, is not TOML, or a key is wrong; names file, key and remedy.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StreamDefinitionError(
+                f"{path}: cannot be read ({error}): `offbeat init DATA` proposes a stream definition from data"
+            ) from error
+        return cls.from_toml(text, source=str(path))
+
+    @classmethod
+    def from_toml(cls, text: str, source: str = "stream.toml") -> StreamDefinition:
+        """Read a definition from TOML text; `source` is the name that errors use.
+
+        Raises:
+            StreamDefinitionError: The text is not TOML, or a key is wrong.
+        """
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise StreamDefinitionError(f"{source}: is not TOML: {error}") from error
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise StreamDefinitionError(
+                "\n".join(_explain(source, item, content) for item in _own_mistakes(error.errors()))
+            ) from error
+
+    def to_toml(self) -> str:
+        """The definition as TOML text that `from_toml` reads back to an equal one."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        features = content.pop("feature")
+        lines = [f"{key} = {_toml(value)}" for key, value in content.items() if not isinstance(value, dict)]
+        tables = [(f"[{key}]", value) for key, value in content.items() if isinstance(value, dict)]
+        tables += [("[[feature]]", value) for value in features]
+        for head, table in tables:
+            lines += ["", head, *(f"{key} = {_toml(value)}" for key, value in table.items())]
+        return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    """A scalar or list as a TOML value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        escaped = "".join(f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08x}" for c in value)
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def _own_mistakes(errors: list[Any]) -> list[Any]:
+    """Errors less those that only follow from another: a list is not too short because its items are wrong."""
+    inner = {item["loc"][0] for item in errors if len(item["loc"]) > 1}
+    return [item for item in errors if not (item["type"] == "too_short" and item["loc"][0] in inner)]
+
+
+_REMEDIES = {
+    "extra_forbidden": "is not a key of the stream definition: remove it or mend its spelling{near}",
+    "missing": "is missing: add it",
+    "union_tag_not_found": 'has no kind: add kind = "number", "category" or "time"',
+    "union_tag_invalid": "has an unknown kind: use number, category or time",
+}
+
+
+def _explain(source: str, item: Any, content: dict[str, Any]) -> str:
+    """One validation error as file, key, what is wrong and what to do."""
+    location = [part for part in item["loc"] if part not in ("number", "category", "time") or part in content]
+    key = ""
+    for part in location:
+        key += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    remedy = _REMEDIES.get(item["type"])
+    if remedy is None:
+        given = item.get("input")
+        shown = f" (it is {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+        message = item["msg"].removeprefix("Value error, ")
+        return f"{source}: {key or 'definition'}: {message}{'' if item['type'] == 'value_error' else shown}"
+    return f"{source}: {key}: {remedy.format(near=_near(location))}"
+
+
+def _near(location: list[Any]) -> str:
+    """A hint at the key that was probably meant."""
+    from difflib import get_close_matches
+
+    parts: dict[str, type[BaseModel]] = {"time": TimeField, "label": LabelField, "threshold": ThresholdSetting}
+    if len(location) == 1:
+        known = set(StreamDefinition.model_fields)
+    elif location[0] == "feature":
+        known = {key for model in (NumberFeature, CategoryFeature, TimeFeature) for key in model.model_fields}
+    else:
+        known = set(parts[str(location[0])].model_fields) if location[0] in parts else set()
+    close = get_close_matches(str(location[-1]), known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known here: {', '.join(sorted(known))})"

@@ -1,0 +1,72 @@
+"""The front door: the `offbeat` command, which only mounts each room's own commands, and the public Python names."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from detector import Detector
+    from trainer.estimator import OffbeatDetector, fit
+
+__all__ = ["Detector", "OffbeatDetector", "app", "fit", "main"]
+
+_HOMES = {"fit": "trainer.estimator", "OffbeatDetector": "trainer.estimator", "Detector": "detector"}
+
+app = typer.Typer(
+    name="offbeat",
+    help="Finds the odd record in a Kafka stream: a trainer fits an autoencoder on normal records, a worker alerts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: torch takes a second that `offbeat --help` need not wait for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'offbeat' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+def _tell_version(asked: bool) -> None:  # noqa: FBT001 - typer's signature
+    if asked:
+        typer.echo(f"offbeat {_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def _version() -> str:
+    try:
+        return version("offbeat")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+for _room in ("trainer", "worker", "demo"):
+    import_module(f"{_room}.commands").mount(app)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

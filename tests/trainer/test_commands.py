@@ -1,0 +1,302 @@
+"""The trainer's commands from data to a version in production, and what they say when a person errs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from detector import ModelDirectory, StreamDefinition
+from tests.trainer.conftest import payments
+from trainer.commands import mount
+
+
+def offbeat(*arguments: object) -> Result:
+    app = typer.Typer()
+    mount(app)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"OFFBEAT_MODELS": None})
+
+
+def train(data: Path, stream: Path, models: Path, *more: object) -> Result:
+    return offbeat("train", data, "--stream", stream, "--models", models, "--steps", 100, *more)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained detector, to read from."""
+
+    data: Path
+    models: Path
+    said: Result
+
+    @property
+    def version(self) -> str:
+        (version,) = ModelDirectory(self.models / "payments").versions()
+        return version
+
+
+@pytest.fixture(scope="module")
+def trained(payments_dir: Path) -> Trained:
+    data, models = payments_dir / "payments.jsonl", payments_dir / "models"
+    shutil.rmtree(models, ignore_errors=True)
+    return Trained(data, models, train(data, payments_dir / "stream.toml", models))
+
+
+@pytest.fixture
+def models(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of the models, to change."""
+    return Path(shutil.copytree(trained.models, tmp_path / "models"))
+
+
+def test_what_init_proposes_trains_and_scores_unchanged(payments_dir: Path, tmp_path: Path) -> None:
+    data = payments_dir / "payments.jsonl"
+    proposed = offbeat("init", data, "--name", "shop")
+    (tmp_path / "stream.toml").write_text(proposed.stdout)
+
+    fitted = train(data, tmp_path / "stream.toml", tmp_path / "models", "--network", "pca")
+    scored = offbeat("score", "--models", tmp_path / "models", "--input", data, "--output", tmp_path / "out.parquet")
+
+    assert [result.exit_code for result in (proposed, fitted, scored)] == [0, 0, 0], fitted.stderr + scored.stderr
+    assert StreamDefinition.from_toml(proposed.stdout).label is not None
+    assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 600
+
+
+def test_training_ends_with_records_losses_threshold_and_quality_beside_pca(trained: Trained) -> None:
+    said = trained.said.stdout
+
+    assert trained.said.exit_code == 0, trained.said.stderr
+    for part in ("rows read", "600", "held-out loss", "threshold", "AUROC", "average precision", "autoencoder", "PCA"):
+        assert part in said, part
+    assert "card precision@100 a day" in said
+    assert f"published payments {trained.version}" in said
+
+
+def test_training_shows_its_losses_as_it_goes(trained: Trained) -> None:
+    assert re.search(r"step \d+ of at most 100: loss [\d.]+, held out [\d.]+", trained.said.stderr)
+
+
+def test_the_artifact_holds_the_report(trained: Trained) -> None:
+    report = trained.models / "payments" / trained.version / "report.html"
+
+    assert report.read_bytes().startswith(b"<!doctype html>")
+
+
+def test_a_first_version_is_promoted_and_a_second_only_on_demand(
+    trained: Trained, models: Path, payments_dir: Path
+) -> None:
+    stream = payments_dir / "stream.toml"
+    second = train(trained.data, stream, models, "--network", "pca")
+    directory = ModelDirectory(models / "payments")
+
+    assert second.exit_code == 0
+    assert directory.current() == trained.version
+    assert f"production is still {trained.version}" in second.stdout
+
+    third = train(trained.data, stream, models, "--network", "pca", "--seed", 1, "--promote")
+
+    assert "it is in production" in third.stdout
+    assert directory.current() != trained.version
+
+
+def test_promote_and_rollback_move_production_there_and_back(
+    trained: Trained, models: Path, payments_dir: Path
+) -> None:
+    train(trained.data, payments_dir / "stream.toml", models, "--network", "pca")
+    directory = ModelDirectory(models / "payments")
+    (other,) = set(directory.versions()) - {trained.version}
+
+    promoted = offbeat("models", "promote", other, "--models", models)
+    after_promotion = directory.current()
+    rolled_back = offbeat("models", "rollback", "--models", models)
+
+    assert (promoted.exit_code, rolled_back.exit_code) == (0, 0)
+    assert after_promotion == other
+    assert directory.current() == trained.version
+    assert trained.version in rolled_back.stdout
+
+
+def test_models_are_listed_and_shown_for_people_and_machines(trained: Trained) -> None:
+    where = ("--models", trained.models)
+    table, shown = offbeat("models", "list", *where), offbeat("models", "show", *where)
+    listed = json.loads(offbeat("models", "list", *where, "--json").stdout)
+    described = json.loads(offbeat("models", "show", *where, "--json").stdout)
+
+    assert trained.version in table.stdout
+    assert "production" in table.stdout
+    assert trained.version in shown.stdout
+    assert [(one["version"], one["aliases"]) for one in listed] == [(trained.version, ["production"])]
+    assert 0 <= listed[0]["quality"]["auroc"] <= 1
+    assert described["stream"]["name"] == "payments"
+    assert described["threshold"]["rate"] > 0
+
+
+def test_verify_accepts_what_was_published_and_refuses_what_was_touched(trained: Trained, models: Path) -> None:
+    sound = offbeat("models", "verify", "--models", models)
+    report = models / "payments" / trained.version / "report.html"
+    report.write_bytes(report.read_bytes() + b" ")
+    touched = offbeat("models", "verify", "--models", models)
+
+    assert sound.exit_code == 0
+    assert touched.exit_code == 1
+    assert "report.html" in touched.stderr
+
+
+def test_a_damaged_version_is_listed_as_such(trained: Trained, models: Path) -> None:
+    (models / "payments" / trained.version / "manifest.json").write_text("{")
+
+    listed = offbeat("models", "list", "--models", models)
+
+    assert listed.exit_code == 0
+    assert "unreadable" in listed.stdout
+
+
+def test_scoring_says_what_became_of_the_rows(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps(payments(1)[0]) + "\nnot json\n")
+
+    result = offbeat(
+        "score", "--models", trained.models, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "o.csv"
+    )
+
+    assert result.exit_code == 0
+    assert re.search(r"reject\s+1\b", result.stdout)
+    assert re.search(r"not_json\s+1\b", result.stdout)
+    assert "in.jsonl:2: rejected: the value is not JSON" in result.stderr
+
+
+def test_rejected_rows_and_the_first_of_them_are_in_the_table(payments_dir: Path, tmp_path: Path) -> None:
+    data = tmp_path / "in.jsonl"
+    data.write_text("oops\n" + (payments_dir / "payments.jsonl").read_text() + '{"id": "x"}\n')
+
+    result = train(data, payments_dir / "stream.toml", tmp_path / "models", "--network", "pca")
+
+    assert re.search(r"rejected: not_json\s+1\s+first at in\.jsonl:1", result.stdout)
+    assert re.search(r"rejected: missing_field\s+1\s+first at in\.jsonl:602", result.stdout)
+
+
+def test_a_sample_is_announced(payments_dir: Path, tmp_path: Path) -> None:
+    data, stream = payments_dir / "payments.jsonl", payments_dir / "stream.toml"
+    result = train(data, stream, tmp_path / "models", "--network", "pca", "--max-rows", 400)
+
+    assert "training on a uniform sample of 400" in result.stderr
+    assert re.search(r"left out by sampling\s+200", result.stdout)
+
+
+def test_the_command_line_overrides_the_threshold_of_the_definition(payments_dir: Path, tmp_path: Path) -> None:
+    data, stream = payments_dir / "payments.jsonl", payments_dir / "stream.toml"
+    result = train(data, stream, tmp_path / "models", "--network", "pca", "--alert-budget", "20/day")
+    (version,) = ModelDirectory(tmp_path / "models" / "payments").versions()
+
+    assert result.exit_code == 0, result.stderr
+    threshold = ModelDirectory(tmp_path / "models" / "payments").load(version).stream.threshold
+    assert (threshold.alert_budget, threshold.false_alarm_rate) == ("20/day", None)
+
+
+def test_every_mistake_of_a_person_is_one_clear_message_and_no_traceback(
+    trained: Trained, payments_dir: Path, tmp_path: Path
+) -> None:
+    stream = payments_dir / "stream.toml"
+    (tmp_path / "bad.toml").write_text('name = "x"\nspeed = 3\n')
+    (tmp_path / "few.jsonl").write_text("\n".join(json.dumps(row) for row in payments(5)))
+    (tmp_path / "empty.csv").touch()
+    out = tmp_path / "out.csv"
+    cases: list[tuple[tuple[object, ...], int, str]] = [
+        (("init", tmp_path / "gone.csv"), 2, "no such file"),
+        (("init", tmp_path / "empty.csv"), 2, "no header line"),
+        (("train", trained.data, "--stream", tmp_path / "gone.toml"), 2, "cannot be read"),
+        (("train", trained.data, "--stream", tmp_path / "bad.toml"), 2, "speed"),
+        (("train", tmp_path / "few.jsonl", "--stream", stream), 2, "normal records"),
+        (("train", trained.data, "--stream", stream, "--alert-budget", "lots"), 2, "lots"),
+        (
+            ("train", trained.data, "--stream", stream, "--alert-budget", "5/day", "--false-alarm-rate", 0.1),
+            2,
+            "same thing twice",
+        ),
+        (("score", "--models", tmp_path / "none", "--input", trained.data, "--output", out), 2, "no such directory"),
+        (("score", "--models", trained.models, "--input", tmp_path / "gone.csv", "--output", out), 2, "no such file"),
+        (
+            ("score", "--models", trained.models, "--input", trained.data, "--output", tmp_path / "out.xls"),
+            1,
+            "use one of",
+        ),
+        (("models", "show", "--models", trained.models, "--detector", "other"), 2, "holds no detector 'other'"),
+        (("models", "show", "20200101T000000Z-00000000", "--models", trained.models), 1, "has no version"),
+        (("models", "rollback", "--models", trained.models), 1, "nothing to go back to"),
+        (("models", "list", "--models", trained.models / "payments"), 2, f"did you mean --models {trained.models}"),
+    ]
+
+    for arguments, code, complaint in cases:
+        result = offbeat(*arguments)
+
+        assert (result.exit_code, isinstance(result.exception, (SystemExit, type(None)))) == (code, True), arguments
+        assert complaint in re.sub(r"[│\s]+", " ", result.stderr), (arguments, result.stderr)
+        assert "Traceback" not in result.output
+    assert not out.exists()
+
+
+def test_one_of_several_detectors_must_be_named(trained: Trained, models: Path) -> None:
+    shutil.copytree(models / "payments", models / "second")
+
+    unnamed = offbeat("models", "show", "--models", models)
+
+    assert unnamed.exit_code == 2
+    assert "choose with --detector from payments, second" in unnamed.stderr
+
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "transactions" / "2018-04.parquet"
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason=f"the handbook's transactions are not at {REAL}")
+def test_a_month_of_real_transactions_goes_from_init_to_scores(tmp_path: Path) -> None:
+    stream, models = tmp_path / "stream.toml", tmp_path / "models"
+    stream.write_text(offbeat("init", REAL, "--name", "transactions").stdout)
+
+    fitted = offbeat("train", REAL, "--stream", stream, "--models", models, "--network", "pca", "--max-rows", 50_000)
+    scored = offbeat("score", "--models", models, "--input", REAL, "--output", tmp_path / "out.parquet")
+
+    assert (fitted.exit_code, scored.exit_code) == (0, 0), fitted.stderr + scored.stderr
+    written = pq.read_table(tmp_path / "out.parquet")
+    assert written["TRANSACTION_ID"].to_pylist() == pq.read_table(REAL, columns=["TRANSACTION_ID"])[0].to_pylist()
+    assert written["score"].null_count == 0
+
+
+def test_a_label_that_marks_nothing_is_told_before_frauds_are_learned_as_normal(
+    payments_dir: Path, tmp_path: Path
+) -> None:
+    stream = tmp_path / "stream.toml"
+    plain = (payments_dir / "stream.toml").read_text()
+    stream.write_text(plain.replace('field = "is_fraud"', 'field = "is_fraud"\nanomalous = ["yes", true]'))
+
+    data = payments_dir / "payments.jsonl"
+    said = [train(data, each, tmp_path / "models").stderr for each in (stream, payments_dir / "stream.toml")]
+
+    assert 'is_fraud is never "yes" or true' in said[0]
+    assert "labelled" not in said[1]
+
+
+def test_rows_that_are_no_records_are_told_before_the_fit_fails_of_them(payments_dir: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    rows = [row | {"amount": str(row["amount"]) if number >= 5 else None} for number, row in enumerate(payments(600))]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    result = train(data, payments_dir / "stream.toml", tmp_path / "models")
+
+    assert result.exit_code == 2
+    assert "595 of 600 rows are no records; the first: data.jsonl:6: amount" in result.stderr
+
+
+def test_data_without_rows_or_without_normal_ones_says_so(payments_dir: Path, tmp_path: Path) -> None:
+    empty, frauds = tmp_path / "empty.jsonl", tmp_path / "frauds.jsonl"
+    empty.touch()
+    frauds.write_text("".join(json.dumps(row | {"is_fraud": 1}) + "\n" for row in payments(50)))
+
+    said = [train(data, payments_dir / "stream.toml", tmp_path / "models").stderr for data in (empty, frauds)]
+
+    assert "no row is in it" in said[0]
+    assert "0 normal records of 50 are left to fit on (50 are labelled anomalous)" in said[1]

@@ -1,0 +1,352 @@
+"""Files become records: every row once, in order, with the outcome that it would have as a message."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector import RejectReason, StreamDefinition
+from detector.decode import Decoder
+from detector.records import Records
+from trainer.datasets import Chunk, Dataset, UniformSample, bytes_per_record, find_files, load, read_chunks
+from trainer.errors import DataFileError
+
+PAYMENTS = StreamDefinition.from_toml("""
+name = "payments"
+id = "id"
+key = "card"
+[time]
+field = "at"
+[label]
+field = "fraud"
+[[feature]]
+kind = "number"
+field = "amount"
+[[feature]]
+kind = "category"
+field = "shop.kind"
+""")
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "card": 1, "at": "2024-05-01T10:00:00", "fraud": 0, "amount": 5.5, "shop": {"kind": "food"}},
+    {"id": "b", "card": 2, "at": "2024-05-01T11:00:00", "fraud": 1, "amount": None, "shop": {"kind": None}},
+    {"id": "c", "card": 1, "at": "2024-05-01T12:00:00", "fraud": 0, "amount": 7.25, "shop": {"kind": "fuel"}},
+]
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def all_records(chunks: list[Chunk]) -> Records:
+    return Records.concat([chunk.records for chunk in chunks])
+
+
+FLAT = StreamDefinition.from_toml(PAYMENTS.to_toml().replace('"shop.kind"', '"kind"'))
+CSV = """id,card,at,fraud,amount,note,kind
+a,1,2024-05-01T10:00:00,0,5.5,"x, y",food
+b,2,2024-05-01T11:00:00,1,,,
+c,1,2024-05-01T12:00:00,0,7.25,"two
+lines",fuel
+"""
+
+
+def test_all_formats_give_the_same_columns(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(CSV)
+    parts = [
+        all_records(list(read_chunks([write_jsonl(tmp_path / "rows.jsonl", ROWS)], PAYMENTS))),
+        all_records(list(read_chunks([write_parquet(tmp_path / "rows.parquet", ROWS)], PAYMENTS))),
+        all_records(list(read_chunks([tmp_path / "rows.csv"], FLAT))),
+    ]
+
+    for records in parts:
+        assert records.ids is not None
+        assert records.keys is not None
+        assert records.labels is not None
+        assert records.event_times is not None
+        assert records.rows.tolist() == [0, 1, 2]
+        assert records.ids.tolist() == ["a", "b", "c"]
+        assert records.keys.tolist() == ["1", "2", "1"]
+        assert records.labels.tolist() == [False, True, False]
+        np.testing.assert_array_equal(records.numbers["amount"], [5.5, np.nan, 7.25])
+        assert next(iter(records.categories.values())).tolist() == ["food", None, "fuel"]
+        assert records.event_times[2] == np.datetime64("2024-05-01T12:00:00")
+
+
+def test_a_jsonl_line_has_the_outcome_of_a_message_value(tmp_path: Path) -> None:
+    values = [json.dumps(ROWS[0]), "", "not json", "[1]", json.dumps({**ROWS[1], "amount": "12"}), json.dumps(ROWS[2])]
+    path = write_jsonl(tmp_path / "rows.jsonl", values)
+
+    class Batch:
+        partition_index = np.zeros(6, np.int32)
+        offsets = np.arange(6)
+        timestamps_ms = np.zeros(6, np.int64)
+
+        def __init__(self) -> None:
+            self.values = [value.encode() for value in values]
+
+    (chunk,) = read_chunks([path], PAYMENTS)
+    records, rejects = Decoder(PAYMENTS).decode(Batch())
+
+    assert chunk.rejects == rejects
+    assert chunk.records.rows.tolist() == records.rows.tolist() == [0, 5]
+    assert chunk.lines.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_chunks_of_any_size_hold_every_row_once_and_in_order(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "id": str(number)} for number in range(25)]
+    for path in (write_jsonl(tmp_path / "x.jsonl", rows), write_parquet(tmp_path / "x.parquet", rows)):
+        chunks = list(read_chunks([path, path], PAYMENTS, chunk_records=7))
+
+        assert [len(chunk) for chunk in chunks] == [7, 7, 7, 4] * 2
+        assert np.concatenate([chunk.lines for chunk in chunks]).tolist() == [*range(1, 26)] * 2
+        ids = all_records(chunks).ids
+        assert ids is not None
+        assert ids.tolist() == [str(number) for number in range(25)] * 2
+
+
+def test_a_bad_csv_cell_rejects_its_row_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(
+        b"id,card,at,fraud,amount,kind\n"
+        b"a,1,2024-05-01T10:00:00,0,5.5,food\n"
+        b"b,1,2024-05-01T10:00:00,0,twelve,food\n"
+        b"c,1,2024-05-01T10:00:00,0,inf,food\n"
+        b"d,1,2024-05-01T10:00:00,0\n"
+        b"e,1,yesterday,0,1,food\n"
+        b",1,2024-05-01T10:00:00,0,1,food\n"
+        b"g,1,2024-05-01T10:00:00,0,1,caf\xe9\n"
+        b"h,1,2024-05-01T10:00:00,0, 1e3 ,food\n"
+    )
+
+    (chunk,) = read_chunks([path], FLAT)
+
+    assert [(chunk.lines[reject.row], reject.reason, reject.field) for reject in chunk.rejects] == [
+        (3, RejectReason.WRONG_TYPE, "amount"),
+        (4, RejectReason.NOT_FINITE, "amount"),
+        (5, RejectReason.NOT_AN_OBJECT, None),
+        (6, RejectReason.BAD_TIME, "at"),
+        (7, RejectReason.MISSING_FIELD, "id"),
+        (8, RejectReason.NOT_UTF8, None),
+    ]
+    assert chunk.records.rows.tolist() == [0, 7]
+    assert chunk.records.numbers["amount"].tolist() == [5.5, 1000.0]
+    assert not any("twelve" in reject.message for reject in chunk.rejects)
+
+
+@pytest.mark.parametrize(
+    ("cell", "anomalous", "expected"),
+    [
+        ("1", "[1, true]", True),
+        ("1.0", "[1, true]", True),
+        ("True", "[1, true]", True),
+        ("0", "[1, true]", False),
+        ("2", "[1, true]", False),
+        ("true", "[1]", False),
+        ("1", "[true]", False),
+        ("fraud", '["fraud"]', True),
+        ("normal", '["fraud"]', False),
+        ("1", '["1"]', True),
+    ],
+)
+def test_a_csv_label_is_read_as_the_scalar_that_it_looks_like(
+    tmp_path: Path, cell: str, anomalous: str, *, expected: bool
+) -> None:
+    stream = StreamDefinition.from_toml(
+        f'name = "x"\n[label]\nfield = "y"\nanomalous = {anomalous}\n[[feature]]\nkind = "number"\nfield = "a"\n'
+    )
+    (tmp_path / "x.csv").write_text(f"a,y\n1,{cell}\n")
+
+    (chunk,) = read_chunks([tmp_path / "x.csv"], stream)
+
+    assert chunk.records.labels is not None
+    assert chunk.records.labels.tolist() == [expected]
+
+
+def test_epoch_seconds_in_csv_are_times(tmp_path: Path) -> None:
+    stream = StreamDefinition.from_toml(
+        'name = "x"\n[time]\nfield = "t"\nformat = "epoch_s"\n[[feature]]\nkind = "number"\nfield = "a"\n'
+    )
+    (tmp_path / "x.csv").write_text("t;a\n1714557600;1\nsoon;1\n")
+
+    (chunk,) = read_chunks([tmp_path / "x.csv"], stream)
+
+    assert chunk.records.event_times is not None
+    assert chunk.records.event_times.tolist() == [np.datetime64("2024-05-01T10:00:00", "us").item()]
+    assert [reject.reason for reject in chunk.rejects] == [RejectReason.WRONG_TYPE]
+
+
+def test_a_line_beyond_the_limit_is_rejected_without_being_read_whole(tmp_path: Path) -> None:
+    stream = PAYMENTS.model_copy(update={"max_record_bytes": 200})
+    path = write_jsonl(tmp_path / "x.jsonl", [ROWS[0], {**ROWS[1], "blob": "x" * 5_000_000}, ROWS[2]])
+
+    (chunk,) = read_chunks([path], stream)
+
+    assert [(reject.row, reject.reason) for reject in chunk.rejects] == [(1, RejectReason.TOO_LARGE)]
+    assert chunk.records.rows.tolist() == [0, 2]
+
+
+def test_a_directory_is_read_by_name_and_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    for name in ("2.jsonl", "1.jsonl", ".hidden.csv", "_SUCCESS"):
+        write_jsonl(tmp_path / name, [])
+    (tmp_path / "folder").mkdir()
+
+    assert [file.name for file in find_files([tmp_path])] == ["1.jsonl", "2.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["a.csv", "b.jsonl"], "mixes jsonl with csv"),
+        (["a.csv", "b.txt"], r"b\.txt: the suffix '\.txt' says no format"),
+        ([], "holds no data file"),
+    ],
+)
+def test_a_directory_that_cannot_be_read_as_one_is_refused(tmp_path: Path, names: list[str], complaint: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+
+    with pytest.raises(DataFileError, match=complaint):
+        find_files([tmp_path])
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=r"gone\.csv: no such file"):
+        find_files([tmp_path / "gone.csv"])
+
+
+def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
+
+    with pytest.raises(DataFileError, match=r"x\.parquet: cannot be read"):
+        list(read_chunks([tmp_path / "x.parquet"], PAYMENTS))
+
+
+def test_a_table_without_a_field_of_the_stream_is_refused_by_the_fields_name(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,card,at,kind\n")
+
+    with pytest.raises(DataFileError, match="has no column amount"):
+        list(read_chunks([tmp_path / "x.csv"], FLAT))
+
+
+def load_ids(path: Path, most: int, seed: int = 0) -> list[str]:
+    ids = load([path], PAYMENTS, max_records=most, seed=seed).records.ids
+    assert ids is not None
+    return list(ids)
+
+
+def test_loading_counts_what_was_read_kept_and_rejected(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", [ROWS[0], "oops", {"id": "z"}, *["{}"] * 5, ROWS[2]])
+
+    dataset: Dataset = load([path], PAYMENTS)
+
+    assert dataset.rows_read == 9
+    assert dataset.decoded == len(dataset.records) == 2
+    assert dataset.rejected == {RejectReason.NOT_JSON: 1, RejectReason.MISSING_FIELD: 6}
+    assert [(example.line, example.reason.value) for example in dataset.examples] == [
+        (2, "not_json"),
+        (3, "missing_field"),
+        (4, "missing_field"),
+        (5, "missing_field"),
+    ]
+    assert dataset.left_out_by_sampling == 0
+
+
+def test_a_field_that_no_record_carries_is_reported(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", [{"id": "a", "at": "2024-05-01", "amount": 1}])
+
+    assert load([path], PAYMENTS).absent == ("card", "fraud", "shop.kind")
+
+
+def test_data_without_one_record_of_the_stream_is_refused_with_the_first_reason(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", ["nothing", "here"])
+
+    with pytest.raises(DataFileError, match=r"none of 2 rows is a record .*x\.jsonl:1"):
+        load([path], PAYMENTS)
+
+
+def test_a_sample_is_of_the_size_asked_for_in_order_and_repeatable(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", [{**ROWS[0], "id": f"{number:03}"} for number in range(300)])
+
+    sample = load_ids(path, 50)
+
+    assert len(sample) == 50
+    assert sample == sorted(sample)
+    assert sample == load_ids(path, 50)
+    assert sample != load_ids(path, 50, seed=1)
+    assert load([path], PAYMENTS, max_records=50).left_out_by_sampling == 250
+
+
+def numbered(first: int, last: int) -> Records:
+    n = last - first
+    return Records(
+        rows=np.arange(first, last),
+        partition_index=np.zeros(n, np.int32),
+        offsets=np.arange(first, last),
+        timestamps_ms=np.zeros(n, np.int64),
+        numbers={},
+        categories={},
+        times={},
+    )
+
+
+@given(st.lists(st.integers(0, 200), max_size=12), st.integers(1, 150))
+def test_a_sample_does_not_depend_on_the_pieces_in_which_the_records_came(sizes: list[int], most: int) -> None:
+    total = sum(sizes)
+    whole, pieces = UniformSample(most, seed=3), UniformSample(most, seed=3)
+    whole.add(numbered(0, total))
+    ends = np.cumsum([0, *sizes])
+    for first, last in itertools.pairwise(ends.tolist()):
+        pieces.add(numbered(first, last))
+
+    expected = whole.records()
+    found = pieces.records()
+
+    assert expected is not None
+    assert len(expected) == min(most, total)
+    assert ([] if found is None else found.rows.tolist()) == expected.rows.tolist()
+
+
+def test_a_sample_is_uniform_over_the_whole_stream() -> None:
+    sample = UniformSample(4_000, seed=0)
+    for start in range(0, 400_000, 10_000):
+        sample.add(numbered(start, start + 10_000))
+
+    records = sample.records()
+
+    assert records is not None
+    assert len(records) == 4_000
+    # Ten parts of 400 expected each; 5 standard deviations of a binomial are 95.
+    counts = np.bincount(records.rows // 40_000, minlength=10)
+    assert np.abs(counts - 400).max() < 95
+
+
+def test_the_memory_of_a_sample_is_bounded_whatever_is_read() -> None:
+    sample = UniformSample(10_000, seed=0)
+    most_held = 0
+    for start in range(0, 1_000_000, 20_000):
+        sample.add(numbered(start, start + 20_000))
+        most_held = max(most_held, sample._held)
+
+    assert most_held <= 10_000 + 32_768 + 20_000
+
+
+def test_bytes_per_record_counts_every_column() -> None:
+    records = numbered(0, 10)  # rows 8, partition 4, offset 8, timestamp 8
+
+    assert bytes_per_record(records) == 28

@@ -1,0 +1,1 @@
+"""The trainer: files of normal records in, a versioned artifact out."""

@@ -1,0 +1,495 @@
+"""The trainer's commands: `init`, `train`, `score` and `models`; what they print, and what their process ends with.
+
+Importing this module loads neither torch nor pyarrow, so that `offbeat --help` is quick: each command imports what it
+needs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from detector import Detector, ModelDirectory, StreamDefinition
+    from trainer.datasets import Dataset
+    from trainer.fitting import FitReport
+    from trainer.report import Row
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+Data = Annotated[
+    list[Path],
+    typer.Argument(help="Parquet, CSV or JSONL files, or directories of them, of one format.", show_default=False),
+]
+Models = Annotated[Path, typer.Option("--models", help="Directory of all detectors.", envvar="OFFBEAT_MODELS")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--detector", help="Name of the detector; may be omitted where --models holds one.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+OptionalVersion = Annotated[str | None, typer.Argument(help="Version; production unless given.", show_default=False)]
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the trainer's commands to `app`."""
+    app.command()(init)
+    app.command()(train)
+    app.command()(score)
+    models = typer.Typer(
+        help="List, show, verify, promote and roll back the versions of a detector.", no_args_is_help=True
+    )
+    models.command("list")(list_models)
+    models.command("show")(show_model)
+    models.command("verify")(verify_model)
+    models.command("promote")(promote_model)
+    models.command("rollback")(roll_back_model)
+    app.add_typer(models, name="models")
+
+
+# --- init, train, score ---
+
+
+def init(
+    data: Data,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the detector; from the data's file name unless given.")
+    ] = None,
+    records: Annotated[int, typer.Option(min=10, help="Look at so many records, the first ones.")] = 200_000,
+) -> None:
+    """Propose a stream definition for DATA on standard output, with the reasons as comments."""
+    with _failures_told():
+        from trainer.columns import sample_columns
+        from trainer.datasets import find_files
+        from trainer.proposal import propose
+
+        columns, looked_at = sample_columns(find_files(data), records)
+        proposal = propose(columns, looked_at, name or data[0].resolve().stem)
+        sys.stdout.write(proposal.to_toml())
+
+
+def train(
+    data: Data,
+    stream: Annotated[Path, typer.Option("--stream", help="The stream definition (stream.toml).")],
+    *,
+    models: Models = Path("models"),
+    promote: Annotated[bool, typer.Option("--promote", help="Make the new version production at once.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="The same data and seed give the same detector.")] = 0,
+    max_rows: Annotated[
+        int,
+        typer.Option(
+            min=100,
+            help="Most records kept in memory; of more, a uniform sample. One takes about 30 bytes, 8 for each number "
+            "or time and 70 for each category, id and key: twice that while reading, whatever the size of the files.",
+        ),
+    ] = 5_000_000,
+    alert_budget: Annotated[
+        str | None, typer.Option(help='Expected false alarms, such as "50/day", in place of the stream definition\'s.')
+    ] = None,
+    false_alarm_rate: Annotated[
+        float | None, typer.Option(help="Share of normal records that may alert, in place of the stream definition's.")
+    ] = None,
+    network: Annotated[
+        Literal["denoising", "pca"], typer.Option(help="The autoencoder, or its linear special case alone.")
+    ] = "denoising",
+    steps: Annotated[
+        int, typer.Option(min=50, help="Most training steps; it stops before when nothing gets better.")
+    ] = 2_000,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+) -> None:
+    """Fit a detector on the normal records of DATA and publish it as a new version under --models."""
+    with _failures_told():
+        from detector import ModelDirectory, StreamDefinition
+        from trainer import progress
+        from trainer.datasets import bytes_per_record, find_files, load
+        from trainer.fitting import FitSettings, fit_detector
+        from trainer.report import render
+
+        definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate)
+        files = find_files(data)
+        console = _stderr()
+        with progress.reading(console, "reading") as tell:
+            dataset = load(files, definition, max_records=max_rows, seed=seed, progress=tell)
+        for line in _odd_in(dataset, definition):
+            _note(line)
+        if dataset.left_out_by_sampling:
+            size = len(dataset.records) * bytes_per_record(dataset.records)
+            _note(
+                f"{dataset.decoded:,} records are more than --max-rows: training on a uniform sample of "
+                f"{len(dataset.records):,} (about {size / 1e6:,.0f} MB)"
+            )
+        settings = FitSettings(seed=seed, network=network, most_steps=steps, threads=threads)
+        with progress.fitting(console) as draw:
+            detector, report = fit_detector(dataset.records, definition, settings, draw)
+        directory = ModelDirectory(models / definition.name)
+        page = render(detector, report, dataset)
+        version = directory.publish(detector, promote=promote, files={"report.html": page})
+        _print_result(detector, report, dataset)
+        _print_published(directory, version)
+
+
+def score(
+    data: Annotated[
+        list[Path], typer.Option("--input", help="A Parquet, CSV or JSONL file or directory; may be repeated.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Where to write: .parquet, .csv or .jsonl.")],
+    models: Models = Path("models"),
+    detector: Name = None,
+    version: Annotated[str | None, typer.Option(help="Version; production unless given.", show_default=False)] = None,
+) -> None:
+    """Score a file: one row for each of its rows, in order, with score, score ratio and verdict."""
+    with _failures_told():
+        from trainer import progress
+        from trainer.datasets import find_files
+        from trainer.scoring import hidden_fields, score_files
+
+        directory = _directory(models, detector)
+        judge = directory.load(_version(directory, version))
+        files = find_files(data)
+        with progress.reading(_stderr(), "scoring") as tell:
+            summary = score_files(judge, files, output, tell)
+        for example in summary.examples:
+            _note(f"{example.file.name}:{example.line}: rejected: {example.message}")
+        if hidden := sorted(hidden_fields(judge.stream)):
+            _note(f"{', '.join(hidden)}: sensitive, and so not written; the rows are in the order of the input")
+        table = _table("records", "")
+        for verdict in ("normal", "alert", "reject"):
+            _add(table, verdict, f"{summary.verdicts[verdict]:,}")
+            if verdict == "reject":
+                for reason, count in summary.reasons.most_common():
+                    _add(table, f"  {reason}", f"{count:,}")
+        _add(table, "all", f"{summary.rows:,}")
+        _stdout().print(table)
+        _stdout().print(
+            f"{judge.name} {judge.version}: scores in {output}", highlight=False, markup=False, soft_wrap=True
+        )
+
+
+# --- models ---
+
+
+def list_models(*, models: Models = Path("models"), detector: Name = None, as_json: AsJson = False) -> None:
+    """List all versions, the oldest first."""
+    with _failures_told():
+        directories = [_directory(models, detector)] if detector else _directories(models)
+        found = [fact for directory in directories for fact in _facts_of(directory)]
+        if as_json:
+            _print_json(found)
+            return
+        table = _table("detector", "version", "alias", "trained until", "threshold", "AUROC", "average precision")
+        for fact in found:
+            quality = fact["quality"]
+            _add(
+                table,
+                fact["detector"],
+                fact["version"],
+                ", ".join(fact["aliases"]),
+                fact["trained_until"] or "",
+                "unreadable" if fact["threshold"] is None else f"{fact['threshold']:.4g}",
+                f"{quality['auroc']:.4f}" if quality else "",
+                f"{quality['average_precision']:.4f}" if quality else "",
+            )
+        _stdout().print(table)
+
+
+def show_model(
+    version: OptionalVersion = None, *, models: Models = Path("models"), detector: Name = None, as_json: AsJson = False
+) -> None:
+    """Show what a version is, after verifying it."""
+    with _failures_told():
+        directory = _directory(models, detector)
+        found = _version(directory, version)
+        loaded = directory.load(found)
+        if as_json:
+            _print_json(_describe(directory, loaded))
+            return
+        facts, threshold = loaded.facts, loaded.threshold
+        table = _table("", "", head=False)
+        _add(table, "detector", loaded.name)
+        _add(table, "version", f"{found} {_aliases(directory, found)}".strip())
+        _add(table, "sha256", loaded.sha256 or "")
+        _add(table, "fitted at", str(facts.get("fitted_at", "")))
+        if loaded.trained_until:
+            _add(table, "trained on", f"{facts.get('trained_from')} to {facts.get('trained_until')}")
+        for name, count in facts.get("records", {}).items():
+            _add(table, f"records: {name.replace('_', ' ')}", f"{count:,}")
+        _add(table, "threshold", f"{threshold.value:.6g} ({threshold.stated}; {threshold.rate:.3%} of normal records)")
+        for kind, quality in (facts.get("evaluation") or {}).items():
+            figures = f"AUROC {quality['auroc']:.4f}, average precision {quality['average_precision']:.4f}"
+            _add(table, f"quality: {kind}", figures)
+        _add(table, "features", ", ".join(loaded.features))
+        _add(table, "libraries", ", ".join(f"{name} {number}" for name, number in facts.get("libraries", {}).items()))
+        _add(table, "directory", str(directory.path(found)))
+        _stdout().print(table)
+
+
+def verify_model(version: OptionalVersion = None, models: Models = Path("models"), detector: Name = None) -> None:
+    """Verify the hashes and golden scores of a version on this machine; exits 1 where it is refused."""
+    with _failures_told():
+        directory = _directory(models, detector)
+        found = _version(directory, version)
+        loaded = directory.load(found)
+        _say(f"{loaded.name} {found} is complete, untampered, and gives its golden scores on this machine")
+
+
+def promote_model(
+    version: Annotated[str, typer.Argument(help="The version that becomes production.")],
+    models: Models = Path("models"),
+    detector: Name = None,
+) -> None:
+    """Make a version production; workers load it within seconds."""
+    with _failures_told():
+        directory = _directory(models, detector)
+        before = directory.current()
+        directory.promote(version)
+        _say(f"{directory.root.name}: production is {version}{f', before it was {before}' if before else ''}")
+
+
+def roll_back_model(models: Models = Path("models"), detector: Name = None) -> None:
+    """Make the version before the current one production again."""
+    with _failures_told():
+        directory = _directory(models, detector)
+        before = directory.current()
+        version = directory.rollback()
+        _say(f"{directory.root.name}: production is {version} again, no longer {before}")
+
+
+# --- which model ---
+
+
+def _directories(models: Path) -> list[ModelDirectory]:
+    """Every detector under `models`.
+
+    Raises:
+        TrainerError: There is none.
+    """
+    from detector import ModelDirectory
+    from trainer.errors import DataFileError
+
+    if not models.is_dir():
+        raise DataFileError(f"{models}: no such directory: give the directory that `offbeat train --models` wrote to")
+    inside = [ModelDirectory(path) for path in sorted(models.iterdir()) if path.is_dir() and path.name[0] != "."]
+    found = [directory for directory in inside if directory.versions()]
+    if not found:
+        hint = f"; did you mean --models {models.parent}?" if ModelDirectory(models).versions() else ""
+        raise DataFileError(f"{models}: holds no detector{hint}")
+    return found
+
+
+def _directory(models: Path, name: str | None) -> ModelDirectory:
+    """The detector of that name, or the only one."""
+    from trainer.errors import DataFileError
+
+    found = {directory.root.name: directory for directory in _directories(models)}
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name is None or name not in found:
+        wrong = "holds several detectors" if name is None else f"holds no detector {name!r}"
+        raise DataFileError(f"{models}: {wrong}: choose with --detector from {', '.join(found)}")
+    return found[name]
+
+
+def _version(directory: ModelDirectory, version: str | None) -> str:
+    """The version given, or the one in production."""
+    from trainer.errors import DataFileError
+
+    found = version or directory.current()
+    if found is None:
+        raise DataFileError(f"{directory.root}: no version is in production: name one, or promote one")
+    return found
+
+
+def _facts_of(directory: ModelDirectory) -> list[dict[str, Any]]:
+    """What the manifests say, unverified: a damaged version is listed as such."""
+    aliases = directory.aliases()
+    found = []
+    for version in directory.versions():
+        try:
+            manifest = json.loads((directory.path(version) / "manifest.json").read_bytes())
+            facts, threshold = manifest["facts"], float(manifest["threshold"]["value"])
+            kind = manifest["architecture"]["kind"]
+        except (OSError, ValueError, KeyError, TypeError):
+            facts, threshold, kind = {}, None, ""
+        found.append(
+            {
+                "detector": directory.root.name,
+                "version": version,
+                "aliases": [alias for alias, target in aliases.items() if target == version],
+                "fitted_at": facts.get("fitted_at"),
+                "trained_until": facts.get("trained_until"),
+                "threshold": threshold,
+                "quality": (facts.get("evaluation") or {}).get(kind),
+            }
+        )
+    return found
+
+
+def _describe(directory: ModelDirectory, detector: Detector) -> dict[str, Any]:
+    version = detector.version or ""
+    return {
+        "detector": detector.name,
+        "version": version,
+        "sha256": detector.sha256,
+        "aliases": [alias for alias, target in directory.aliases().items() if target == version],
+        "directory": str(directory.path(version)),
+        "threshold": detector.threshold.to_json(),
+        "features": detector.features,
+        "stream": detector.stream.model_dump(mode="json", exclude_defaults=True),
+        "facts": detector.facts,
+    }
+
+
+def _aliases(directory: ModelDirectory, version: str) -> str:
+    names = [alias for alias, target in directory.aliases().items() if target == version]
+    return f"({', '.join(names)})" if names else ""
+
+
+def _with_threshold(stream: StreamDefinition, budget: str | None, rate: float | None) -> StreamDefinition:
+    """The definition with the threshold of the command line, where it has one."""
+    if budget is None and rate is None:
+        return stream
+    from pydantic import ValidationError
+
+    from detector import StreamDefinition
+
+    stated = {"alert_budget": budget, "false_alarm_rate": rate}
+    try:
+        content = {
+            **stream.model_dump(),
+            "threshold": {name: value for name, value in stated.items() if value is not None},
+        }
+        return StreamDefinition.model_validate(content)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise typer.BadParameter(message, param_hint="--alert-budget / --false-alarm-rate") from error
+
+
+# --- output ---
+
+
+def _odd_in(dataset: Dataset, stream: StreamDefinition) -> Iterator[str]:
+    """What a person should know of the data before a fit that may fail of it, or succeed in spite of it."""
+    if dataset.rejected:
+        first = dataset.examples[0]
+        yield (
+            f"{sum(dataset.rejected.values()):,} of {dataset.rows_read:,} rows are no records; "
+            f"the first: {first.file.name}:{first.line}: {first.message}"
+        )
+    if dataset.absent:
+        yield f"no record has a value in {', '.join(dataset.absent)}"
+    labels = dataset.records.labels
+    label = stream.label
+    if label is not None and label.field not in dataset.absent and labels is not None and not labels.any():
+        values = " or ".join(json.dumps(value, ensure_ascii=False) for value in label.anomalous)
+        yield (
+            f"no record is labelled anomalous: {label.field} is never {values}; "
+            "if it should be, mend `anomalous` under [label], or anomalies are learned as normal"
+        )
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """Turn a failure that a person can mend into one clear line on standard error and an exit code."""
+    from detector import ArtifactError, DetectorError
+    from trainer.errors import DataFileError, TrainerError
+
+    try:
+        yield
+    except (ArtifactError, OSError) as error:
+        _complain(error, EXIT_FAILED)
+    except (DetectorError, DataFileError) as error:
+        _complain(error, EXIT_BAD_INPUT)
+    except TrainerError as error:
+        _complain(error, EXIT_FAILED)
+
+
+def _complain(error: Exception, code: int) -> None:
+    sys.stderr.write(f"offbeat: {error}\n")
+    raise typer.Exit(code) from error
+
+
+def _note(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _print_json(content: Any) -> None:
+    _say(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _stdout() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def _table(*columns: str, head: bool = True) -> Table:
+    table = Table(box=None, show_header=head, padding=(0, 2, 0, 0))
+    for position, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=position == 0)
+    return table
+
+
+def _print_result(detector: Detector, report: FitReport, dataset: Dataset) -> None:
+    """The table at the end of training."""
+    from trainer.report import loss_rows, quality_rows, record_rows, threshold_rows
+
+    console = _stdout()
+    for title, rows in (
+        ("records", record_rows(report, dataset)),
+        ("training", loss_rows(report)),
+        ("threshold", threshold_rows(report)),
+    ):
+        if rows:
+            console.print(_rows(title, rows))
+            console.print()
+    if report.evaluation:
+        sizes = next(iter(report.evaluation.values()))
+        head, *body = quality_rows(report.evaluation, detector.stream.key)
+        table = _table(f"quality on {sizes.records:,} test records, {sizes.anomalies:,} anomalous", *head[1:])
+        for name, *cells in body:
+            _add(table, name, *cells)
+        console.print(table)
+        console.print()
+
+
+def _add(table: Table, *cells: str) -> None:
+    """Add a row as it is: brackets in a name are no markup."""
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def _rows(title: str, rows: list[Row]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
+    table.add_column(title, no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for row in rows:
+        _add(table, row.name, row.value, row.remark)
+    return table
+
+
+def _print_published(directory: ModelDirectory, version: str) -> None:
+    current = directory.current()
+    _say(f"published {directory.root.name} {version}")
+    _say(f"report    {directory.path(version) / 'report.html'}")
+    if current == version:
+        _say("it is in production: workers load it within seconds")
+    else:
+        _say(f"production is still {current}: offbeat models promote {version} --models {directory.root.parent}")

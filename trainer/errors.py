@@ -1,0 +1,20 @@
+"""Every error that the trainer raises on purpose, beside those of the detector.
+
+TrainerError
+├── DataFileError      a file of records cannot be read: which and why
+└── OutputError        a result cannot be written: which file and why
+"""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Base of all errors of this room."""
+
+
+class DataFileError(TrainerError):
+    """A file of records cannot be read; the message names the file and what to do."""
+
+
+class OutputError(TrainerError):
+    """A result cannot be written; the message names the file and what to do."""

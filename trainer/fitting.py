@@ -1,0 +1,373 @@
+"""Fitting: decoded records in, a calibrated detector out; it reads no files and publishes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detector import (
+    Autoencoder,
+    DenoisingAutoencoder,
+    Detector,
+    Encoder,
+    LinearAutoencoder,
+    Records,
+    Scorer,
+    StreamDefinition,
+    Threshold,
+    TrainingDataError,
+    check_resolvable,
+    fit_threshold,
+)
+from detector.networks import INPUT_LIMIT
+from trainer.evaluation import Evaluation, evaluate
+
+LEAST_NORMAL_RECORDS = 20
+"""Fewer normal records than this train nothing that deserves a threshold."""
+
+MOST_EVIDENCE_RECORDS = 100_000
+"""More records than this teach the scorer nothing more about residuals."""
+
+_LIBRARIES = ("torch", "numpy", "scipy", "msgspec", "pyarrow", "safetensors", "pydantic")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to fit; the defaults serve every stream.
+
+    Attributes:
+        seed: Of the initial weights, the noise and the split: the same data and seed give the same detector.
+        network: `denoising`, or `pca` for the linear special case alone.
+        most_steps: Most optimiser steps.
+        batch_records: Records in one step.
+        check_every: Steps between two looks at the held-out loss.
+        patience: Looks without a better held-out loss before training stops.
+        learning_rate: Highest learning rate of the one-cycle schedule.
+        noise: Deviation of the noise that the network has to remove.
+        hidden_share: Chance of each feature to be hidden from the network in a step.
+        code_share: Width of the code as a share of the columns that vary.
+        threads: Threads of torch while fitting; the result may differ in the last bits between numbers of threads.
+    """
+
+    seed: int = 0
+    network: Literal["denoising", "pca"] = "denoising"
+    most_steps: int = 2_000
+    batch_records: int = 512
+    check_every: int = 50
+    patience: int = 10
+    learning_rate: float = 2e-3
+    noise: float = 0.1
+    hidden_share: float = 0.15
+    code_share: float = 0.8
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """How far a fit is: losses are mean squared errors per column, None before the first look."""
+
+    stage: str
+    step: int
+    steps: int
+    training_loss: float | None = None
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What happened in a fit, for people: the artifact holds the figures, not the arrays.
+
+    Attributes:
+        counts: Records by what they were used for: fit, validate, calibrate, test, left_out_labelled.
+        losses: (step, training loss, validation loss) at each look.
+        best_step: Step whose weights were kept.
+        threshold: The detector's threshold.
+        baseline: PCA with the same encoder, scoring and calibration; None where PCA itself was asked for.
+        evaluation: By network, on the test span; None where no record is labelled anomalous there.
+        calibration_scores: Scores of held-out normal records, (n,).
+        test: The test span, with anomalies.
+        test_scores: The detector's scores on it.
+        column_errors: Mean squared residual of each feature on calibration records, in squared deviations.
+        seconds: Wall time of the fit.
+    """
+
+    counts: dict[str, int]
+    losses: list[tuple[int, float, float]]
+    best_step: int
+    threshold: Threshold
+    baseline: Detector | None
+    evaluation: dict[str, Evaluation] | None
+    calibration_scores: NDArray[np.float64]
+    test: Records
+    test_scores: NDArray[np.float64]
+    feature_errors: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the records by use, each in order of time."""
+
+    fit: NDArray[np.int64]
+    validate: NDArray[np.int64]
+    calibrate: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def split_by_time(records: Records, seed: int) -> Split:
+    """Split records: the oldest fit, then validate, then calibrate, and the newest test where labels exist.
+
+    Known anomalies are in the test part alone. Records without an event time are split at random.
+
+    Raises:
+        TrainingDataError: Fewer than `LEAST_NORMAL_RECORDS` normal records are left.
+    """
+    n = len(records)
+    if records.event_times is None:
+        order = np.random.default_rng(seed).permutation(n)
+    else:
+        order = np.argsort(records.event_times, kind="stable")
+    labels = records.labels if records.labels is not None else np.zeros(n, np.bool_)
+    tested = bool(labels.any())
+    start_of_test = int(n * 0.9) if tested else n
+    earlier = order[:start_of_test]
+    normal = earlier[~labels[earlier]]
+    if len(normal) < LEAST_NORMAL_RECORDS:
+        marked = f" ({labels.sum():,} are labelled anomalous)" if tested else ""
+        raise TrainingDataError(
+            f"{len(normal)} normal records of {n:,} are left to fit on{marked}, fewer than {LEAST_NORMAL_RECORDS}: "
+            "give more data, or look at why records were rejected or labelled anomalous"
+        )
+    ends = [round(len(normal) * share) for share in (0.65, 0.75)]
+    fit, validate, calibrate = np.split(normal, ends)
+    return Split(fit, validate, calibrate, order[start_of_test:])
+
+
+def fit_detector(
+    records: Records,
+    stream: StreamDefinition,
+    settings: FitSettings | None = None,
+    progress: Callable[[FitProgress], None] | None = None,
+) -> tuple[Detector, FitReport]:
+    """Fit encoder, network, scorer and threshold on the normal records among `records`.
+
+    Args:
+        records: Decoded records in order; those labelled anomalous serve to evaluate alone.
+        stream: What a record is.
+        settings: How to fit.
+        progress: Called as the fit goes on.
+
+    Raises:
+        TrainingDataError: The data cannot train or calibrate a detector; says what is missing.
+    """
+    settings = settings or FitSettings()
+    say = progress or (lambda _: None)
+    began = time.perf_counter()
+    split = split_by_time(records, settings.seed)
+    calibration = records.take(split.calibrate)
+    check_resolvable(len(calibration), stream.threshold, records_per_day(calibration))  # before the long part
+    say(FitProgress("encode", 0, 1))
+    encoder = Encoder.fit(stream, records.take(split.fit))
+    fitting = encoder.encode(records.take(split.fit))
+    validation = encoder.encode(records.take(split.validate))
+    varying = int((fitting.std(axis=0) > 1e-6).sum())
+    if varying == 0:
+        raise TrainingDataError(
+            "every feature has the same value in all normal records: nothing can be learned from them; "
+            "choose features that vary"
+        )
+    code_width = max(1, min(round(varying * settings.code_share), varying - 1, encoder.width - 1))
+    loss_history: list[tuple[int, float, float]] = []
+    best_step = 0
+    with _threads(settings.threads):
+        linear = LinearAutoencoder.fit(fitting, code_width)
+        network: Autoencoder = linear
+        if settings.network == "denoising":
+            network, loss_history, best_step = train_denoising(encoder, fitting, validation, code_width, settings, say)
+        say(FitProgress("calibrate", 0, 1))
+        seen = _evidence_rows(fitting, validation)
+        facts = _facts(stream, records, split, fitting, settings)
+        detectors = {
+            kind: _calibrated(stream, encoder, Scorer.fit(net, seen, encoder.indicators), calibration, facts)
+            for kind, net in {network.kind: network, linear.kind: linear}.items()
+        }
+        detector = detectors[network.kind]
+        test = records.take(split.test)
+        scores = {kind: each.score(test) for kind, each in detectors.items()}
+        evaluation = _evaluate(stream, test, scores)
+        feature_errors = detector.score_features(calibration).mean(axis=0)
+        calibration_scores = detector.score(calibration)
+    counts = {name: len(getattr(split, name)) for name in ("fit", "validate", "calibrate", "test")}
+    counts["left_out_labelled"] = len(records) - sum(counts.values())
+    detector.facts.update(
+        records=counts,
+        best_step=best_step,
+        losses=[[step, round(training, 6), round(validating, 6)] for step, training, validating in loss_history],
+        evaluation=_plain(evaluation),
+    )
+    report = FitReport(
+        counts=counts,
+        losses=loss_history,
+        best_step=best_step,
+        threshold=detector.threshold,
+        baseline=detectors["pca"] if network.kind != "pca" else None,
+        evaluation=evaluation,
+        calibration_scores=calibration_scores,
+        test=test,
+        test_scores=scores[network.kind],
+        feature_errors=dict(zip(encoder.names, feature_errors.tolist(), strict=True)),
+        seconds=time.perf_counter() - began,
+    )
+    say(FitProgress("done", 1, 1))
+    return detector, report
+
+
+def train_denoising(
+    encoder: Encoder,
+    fitting: NDArray[np.float32],
+    validation: NDArray[np.float32],
+    code_width: int,
+    settings: FitSettings,
+    say: Callable[[FitProgress], None],
+) -> tuple[DenoisingAutoencoder, list[tuple[int, float, float]], int]:
+    """Train the nonlinear network; the weights of the best held-out loss are kept.
+
+    Returns:
+        The network, the losses at each look, and the step of the kept weights.
+
+    Source: Smith and Topin, "Super-Convergence", 2018 (the one-cycle schedule); Prechelt, "Early Stopping - But
+        When?", 1998 (patience on the held-out loss).
+    """
+    draw = torch.Generator().manual_seed(settings.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = DenoisingAutoencoder(encoder.width, code_width)
+    matrix = torch.from_numpy(fitting).clamp(-INPUT_LIMIT, INPUT_LIMIT)
+    held_out = torch.from_numpy(validation).clamp(-INPUT_LIMIT, INPUT_LIMIT)
+    feature_of_column = torch.cat(
+        [torch.full((columns.stop - columns.start,), position) for position, columns in enumerate(encoder.slices)]
+    )
+    optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.most_steps)
+    best, best_step, best_weights = float("inf"), 0, _copy_of_weights(network)
+    history: list[tuple[int, float, float]] = []
+    running = 0.0
+    for step in range(1, settings.most_steps + 1):
+        rows = matrix[torch.randint(len(matrix), (settings.batch_records,), generator=draw)]
+        shown = torch.rand(len(rows), len(encoder.slices), generator=draw) >= settings.hidden_share
+        noisy = (rows + settings.noise * torch.randn(rows.shape, generator=draw)) * shown[:, feature_of_column]
+        loss = (network(noisy) - rows).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        running += float(loss.detach())
+        if step % settings.check_every == 0:
+            with torch.inference_mode():
+                validating = float((network(held_out) - held_out).square().mean())
+            history.append((step, running / settings.check_every, validating))
+            say(FitProgress("train", step, settings.most_steps, running / settings.check_every, validating))
+            running = 0.0
+            if validating < best:
+                best, best_step = validating, step
+                best_weights = _copy_of_weights(network)
+            elif step - best_step >= settings.patience * settings.check_every:
+                break
+    network.load_state_dict(best_weights)
+    return network.eval(), history, best_step
+
+
+def _copy_of_weights(network: DenoisingAutoencoder) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def _evidence_rows(fitting: NDArray[np.float32], validation: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows that the scorer learns from: evenly spaced over all that was seen, the held-out part included.
+
+    The held-out part alone is a short span of time: what it knows of residuals at other hours and on other days would
+    be guessed. That fitted rows are rebuilt a little better matters less, and the threshold makes up for it.
+    """
+    rows = np.concatenate([fitting, validation])
+    return rows[:: -(-len(rows) // MOST_EVIDENCE_RECORDS)]
+
+
+def _calibrated(
+    stream: StreamDefinition, encoder: Encoder, scorer: Scorer, calibration: Records, facts: dict[str, Any]
+) -> Detector:
+    """A detector with the threshold that the stream's setting asks for."""
+    scores = scorer.score(encoder.encode(calibration))
+    threshold = fit_threshold(scores, stream.threshold, records_per_day(calibration))
+    return Detector(stream, encoder, scorer, threshold, facts=facts)
+
+
+def records_per_day(records: Records) -> float | None:
+    """Event rate of records in order of time; None where there is no time, or no span of it."""
+    if records.event_times is None or len(records) < 2:
+        return None
+    span_us = int((records.event_times.max() - records.event_times.min()).astype(np.int64))
+    return None if span_us <= 0 else (len(records) - 1) * 86_400_000_000 / span_us
+
+
+def _evaluate(
+    stream: StreamDefinition, test: Records, scores: dict[str, NDArray[np.float64]]
+) -> dict[str, Evaluation] | None:
+    """Every network on the test span; None where it has no anomaly or nothing else."""
+    if test.labels is None or not 0 < int(test.labels.sum()) < len(test):
+        return None
+    zone = stream.time.zone if stream.time else "UTC"
+    results = {
+        kind: evaluate(each, test.labels, entities=test.keys, times=test.event_times, zone=zone)
+        for kind, each in scores.items()
+    }
+    return {kind: result for kind, result in results.items() if result is not None}
+
+
+def _plain(evaluation: dict[str, Evaluation] | None) -> dict[str, Any] | None:
+    """Evaluations by network as a JSON object."""
+    if evaluation is None:
+        return None
+    content = {kind: asdict(result) for kind, result in evaluation.items()}
+    for result in content.values():
+        result["precision_at"] = {str(k): value for k, value in result["precision_at"].items()}
+    return content
+
+
+def _facts(
+    stream: StreamDefinition, records: Records, split: Split, fitting: NDArray[np.float32], settings: FitSettings
+) -> dict[str, Any]:
+    """What the manifest tells people about a fit."""
+    facts: dict[str, Any] = {
+        "fitted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "trained_from": None,
+        "trained_until": None,
+        "settings": asdict(settings),
+        "data_sha256": hashlib.sha256(fitting.tobytes()).hexdigest(),
+        "libraries": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+    }
+    if records.event_times is not None and stream.time is not None and not stream.is_sensitive(stream.time.field):
+        used = records.event_times[np.concatenate([split.fit, split.validate, split.calibrate])]
+        for fact, moment in (("trained_from", used.min()), ("trained_until", used.max())):
+            facts[fact] = moment.astype("datetime64[us]").astype(datetime).replace(tzinfo=UTC).isoformat()
+    return facts
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch with so many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

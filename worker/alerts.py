@@ -1,0 +1,166 @@
+"""Alerts as they stand on their topic; it knows the wire format and nothing of who is anomalous or why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from detector import Detector, Explanation, Records, Verdicts
+from transport import Batch, OutgoingMessage
+from worker.identity import Identities, SourceMessage, shortened
+
+SCHEMA_VERSION = 1
+
+Severity = Literal["warning", "minor", "major", "critical"]
+
+SEVERITIES: tuple[tuple[Severity, float], ...] = (("warning", 1.0), ("minor", 2.0), ("major", 4.0), ("critical", 8.0))
+"""Least score ratio of each severity: every step is a doubling."""
+
+HEADERS = (("content-type", b"application/json"), ("schema-version", str(SCHEMA_VERSION).encode()))
+
+
+class AlertContribution(Struct, frozen=True, kw_only=True):
+    """A feature's share of the score, what the record said, and what the reconstruction expected."""
+
+    feature: str
+    contribution: Annotated[float, Meta(description="Share of the score; all shares and `others` sum to 1.")]
+    actual: Annotated[
+        str | float | None, Meta(description="Null where missing or sensitive; cut after 256 characters.")
+    ]
+    expected: Annotated[str | float | None, Meta(description="In the record's own units; null where sensitive.")]
+    sensitive: bool = False
+
+
+class AlertModel(Struct, frozen=True, kw_only=True):
+    """Which model said so."""
+
+    name: str
+    version: str | None
+    trained_until: datetime | None
+    sha256: str | None
+
+
+class Alert(Struct, frozen=True, kw_only=True):
+    """One anomaly. A redelivered record gives the same `alert_id`, so that readers who upsert by it count it once."""
+
+    schema_version: int
+    alert_id: str
+    detector: str
+    severity: Annotated[Severity, Meta(description="By score_ratio: warning from 1, minor 2, major 4, critical 8.")]
+    event_time: Annotated[
+        datetime | None,
+        Meta(description="When it happened, as the record says, else the time of its message; null where sensitive."),
+    ]
+    detected_at: Annotated[datetime, Meta(description="When the worker scored it.")]
+    source: SourceMessage
+    record_id: Annotated[str | None, Meta(description="The record's id field; a pseudonym where it is sensitive.")]
+    entity: Annotated[
+        dict[str, str] | None,
+        Meta(description="Field and value of the entity key; `pseudonym:` and a UUID where it is sensitive."),
+    ]
+    score: float
+    threshold: float
+    score_ratio: Annotated[float, Meta(description="score / threshold: 1.0 is the boundary.")]
+    contributions: Annotated[tuple[AlertContribution, ...], Meta(description="Largest share first.")]
+    others: Annotated[float, Meta(description="Share of the score of all features that are not listed.")]
+    missing_fields: tuple[str, ...]
+    unseen_categories: Annotated[tuple[str, ...], Meta(description="Features with a value never seen in training.")]
+    out_of_range_fields: Annotated[tuple[str, ...], Meta(description="Features beyond what was seen in training.")]
+    model: AlertModel
+    echo: Annotated[dict[str, Any], Meta(description="The fields that the stream definition allows to repeat.")]
+    echo_left_out: Annotated[bool, Meta(description="The echo was too large for the topic.")] = False
+
+
+def severity_of(score_ratio: float) -> Severity:
+    """The severity of an anomaly by its score ratio."""
+    return max((least, severity) for severity, least in SEVERITIES if score_ratio >= least or least == 1.0)[1]
+
+
+def alerts_of(
+    batch: Batch,
+    records: Records,
+    verdicts: Verdicts,
+    detector: Detector,
+    *,
+    now_s: float,
+    top: int,
+) -> list[tuple[int, Alert]]:
+    """The alerts of a judged batch with the row of `records` of each, in the order of the records."""
+    who = Identities(batch, records, detector.stream)
+    model = AlertModel(
+        name=detector.name, version=detector.version, trained_until=detector.trained_until, sha256=detector.sha256
+    )
+    alerts = []
+    for row, explanation in zip(verdicts.anomalies.tolist(), verdicts.explanations, strict=True):
+        shown, others = _contributions(explanation, top)
+        ratio = float(verdicts.ratios[row])
+        alert = Alert(
+            schema_version=SCHEMA_VERSION,
+            alert_id=who.alert_id(row),
+            detector=detector.name,
+            severity=severity_of(ratio),
+            event_time=who.event_time(row),
+            detected_at=datetime.fromtimestamp(round(now_s, 3), UTC),
+            source=who.source(row),
+            record_id=who.record_id(row),
+            entity=who.entity(row),
+            score=float(verdicts.scores[row]),
+            threshold=float(verdicts.threshold),
+            score_ratio=ratio,
+            contributions=shown,
+            others=others,
+            missing_fields=tuple(explanation.missing_fields),
+            unseen_categories=tuple(explanation.unseen_categories),
+            out_of_range_fields=tuple(explanation.out_of_range_fields),
+            model=model,
+            echo=detector.echo(batch.values[int(records.rows[row])] or b""),
+        )
+        alerts.append((row, alert))
+    return alerts
+
+
+def alert_message(alert: Alert, topic: str, key: bytes | None, max_bytes: int) -> OutgoingMessage:
+    """The alert as a message; what would not fit the topic is left out, the alert itself never is.
+
+    First the echo goes, and says so; then the smaller contributions become part of `others`.
+    """
+    message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
+    if message.size_bytes > max_bytes:
+        alert = msgspec.structs.replace(alert, echo={}, echo_left_out=True)
+        message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
+    while message.size_bytes > max_bytes and alert.contributions:
+        kept = alert.contributions[: len(alert.contributions) // 2]
+        dropped = sum(contribution.contribution for contribution in alert.contributions[len(kept) :])
+        alert = msgspec.structs.replace(alert, contributions=kept, others=alert.others + dropped)
+        message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
+    return message
+
+
+def alert_schema() -> dict[str, Any]:
+    """JSON schema of an alert; `docs/alert.schema.json` is checked against it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Alert)}
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def _contributions(explanation: Explanation, top: int) -> tuple[tuple[AlertContribution, ...], float]:
+    shown = explanation.contributions[:top]
+    others = sum(contribution.share for contribution in explanation.contributions[top:])
+    return tuple(
+        AlertContribution(
+            feature=contribution.feature,
+            contribution=float(contribution.share),
+            actual=_shown(contribution.actual),
+            expected=_shown(contribution.expected),
+            sensitive=contribution.sensitive,
+        )
+        for contribution in shown
+    ), float(others)
+
+
+def _shown(value: str | float | None) -> str | float | None:
+    return shortened(value) if isinstance(value, str) else value

@@ -1,0 +1,274 @@
+"""The loop: a batch is decoded, judged, published and acknowledged before the next poll."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transport import Batch, BrokerUnavailable, CommitRefused, Publisher, PublishFailed, Source, TransportError
+from worker.accounts import Accounts
+from worker.clock import Clock, Stop
+from worker.dead_letters import Origin
+from worker.errors import PoisonStream, WorkerError
+from worker.metrics import WorkerMetrics
+from worker.models import Models
+from worker.outcomes import Outcomes, outcomes_of
+from worker.poison import PoisonCount
+from worker.settings import WorkerSettings
+from worker.status import Status
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+
+
+class Worker:
+    """Turns batches into alerts, and loses none.
+
+    Between two polls nothing is in flight. Whatever fails between poll and `done` gives the batch back to the source,
+    which reads it again; offsets are committed only after the broker acknowledged every message about the records
+    before them. A model must have been swapped in before `run`.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        publisher: Publisher,
+        models: Models,
+        settings: WorkerSettings,
+        group_id: str,
+        version: str,
+        metrics: WorkerMetrics,
+        status: Status,
+        clock: Clock,
+        stop: Stop,
+    ) -> None:
+        self._source = source
+        self._publisher = publisher
+        self._models = models
+        self._settings = settings
+        self._group_id = group_id
+        self._version = version
+        self._metrics = metrics
+        self._status = status
+        self._accounts = Accounts(metrics, status)
+        self._clock = clock
+        self._stop = stop
+        self._state: None = None  # of entities, once there are features from their history
+        self._poison = PoisonCount()  # after all that is acknowledged
+        self._poison_done = self._poison  # after all that is done: what going back goes back to
+        self._held: list[tuple[Batch, Outcomes]] = []  # acknowledged, but part of a long run of dead letters
+        self._newest_ms: dict[str, int] = {}
+        self._rebalances = source.rebalances
+        self._commit_due_s = clock.monotonic_s()
+        self._commit_failed = False
+
+    def run(self) -> None:
+        """Score until asked to stop, then commit what is finished.
+
+        Raises:
+            PoisonStream: Most records are poison; nothing past the last good batch is committed.
+            TransportError: Something that only an operator can mend.
+        """
+        self._status.state = "running"
+        while not self._stop.is_set():
+            if self._models.swap():
+                self._show_model()
+            try:
+                batch = self._poll()
+                if batch is not None:
+                    self.process(batch)
+                self.commit_if_due(idle=batch is None)
+            except (BrokerUnavailable, PublishFailed) as error:
+                if isinstance(error, PublishFailed) and not error.retriable:
+                    raise
+                self._wait_before_retry(error)
+        self._status.state = "stopping"
+        self._finish_held()
+        self.commit_if_due(last=True)
+
+    def process(self, batch: Batch) -> None:
+        """Finish one batch: its outcomes are acknowledged when this returns; it was given back when it raises.
+
+        Raises:
+            PoisonStream: A poison limit is crossed; nothing of the batch was published.
+            PublishFailed: Some message was not acknowledged; others may be delivered, and will be again with equal ids.
+        """
+        began_s = self._clock.monotonic_s()
+        model = self._models.current  # one model version per batch
+        if model is None:
+            raise RuntimeError("a batch was polled before a model was swapped in")
+        try:
+            with self._timed("process"):
+                with self._stage("decode"):
+                    records, rejects = model.detector.decode(batch)
+                with self._stage("score"):
+                    verdicts, changes = model.detector.judge(records, self._state)
+                origin = Origin(self._group_id, self._version, model.version, self._clock.now_s())
+                outcomes = outcomes_of(batch, records, rejects, verdicts, model, self._settings, origin)
+                poison = self._poison.after(outcomes.dead, self._settings.poison)
+                with self._stage("publish"):
+                    self._publisher.publish(outcomes.messages)
+        except BaseException as error:
+            self._give_back(batch, error)
+            raise
+        self._metrics.batch_duration.observe(self._clock.monotonic_s() - began_s)
+        self._state = changes
+        self._poison = poison
+        self._done(batch, outcomes)
+
+    def commit_if_due(self, *, idle: bool = False, last: bool = False) -> None:
+        """Commit what is done, at most every `commit_interval_s`, and always when idle and at the end.
+
+        A refusal means that the group moved on: the new owner reads the records again. No answer means later.
+        """
+        now_s = self._clock.monotonic_s()
+        if not last and now_s < self._commit_due_s and (self._commit_failed or not idle):
+            return
+        offsets = self._source.committable()
+        if not offsets:
+            return
+        self._commit_due_s = now_s + self._settings.commit_interval_s
+        self._commit_failed = True
+        try:
+            with self._timed("commit"), self._stage("commit"):
+                self._source.commit(offsets)
+        except CommitRefused as error:
+            self._metrics.commits.labels("refused").inc()
+            self._failed(error)
+            logger.warning(
+                "the group refused a commit: %s; %s. offsets=%s",
+                error,
+                "the new owner scores these records again, with equal ids" if error.evicted else "it is tried again",
+                _offsets(offsets),
+            )
+        except BrokerUnavailable as error:
+            self._metrics.commits.labels("unavailable").inc()
+            self._failed(error)
+            logger.warning(
+                "no answer to a commit: %s; %s. offsets=%s",
+                error,
+                "whoever takes over scores these records again, with equal ids"
+                if last
+                else f"trying again in {self._settings.commit_interval_s:.1f} s, a restart now would score these "
+                "records again",
+                _offsets(offsets),
+            )
+        else:
+            self._commit_failed = False
+            self._metrics.commits.labels("committed").inc()
+            self._metrics.last_commit.set(self._clock.now_s())
+
+    def _poll(self) -> Batch | None:
+        with self._timed("poll"):
+            batch = self._source.poll()
+        self._status.tick()
+        self._status.broker_answered(self._source.last_answer_age_s)
+        self._metrics.last_poll.set(self._clock.now_s())
+        self._metrics.broker_silence.set(self._source.last_answer_age_s)
+        self._metrics.rebalanced(self._rebalances, self._source.rebalances)
+        self._rebalances = self._source.rebalances
+        if batch is not None:  # before it is processed, so that a failure still shows the lag
+            for index, partition in enumerate(batch.partitions):
+                newest_ms = int(batch.timestamps_ms[batch.partition_index == index].max(initial=-1))
+                self._newest_ms[partition.topic] = max(newest_ms, self._newest_ms.get(partition.topic, -1))
+        self._show_position()
+        return batch
+
+    def _done(self, batch: Batch, outcomes: Outcomes) -> None:
+        """The batch may be committed; where it ends in a long run of dead letters, after the next good record."""
+        self._held.append((batch, outcomes))
+        # Tombstones end no run: without a limit, a topic that goes on with them alone would be held for ever.
+        is_full = len(self._held) > self._settings.poison.max_consecutive
+        if is_full or not self._poison.is_suspicious(self._settings.poison):
+            self._finish_held()
+        self._status.tick()
+        self._status.retry_attempts, self._status.retrying_since_s = 0, None
+        self._status.state = "running"
+        self._show_position()
+
+    def _finish_held(self) -> None:
+        now_s = self._clock.now_s()
+        held, self._held = self._held, []
+        for batch, outcomes in held:
+            self._source.done(batch)
+            self._accounts.finished(batch, outcomes, now_s=now_s)
+        self._poison_done = self._poison
+
+    def _give_back(self, batch: Batch, error: BaseException) -> None:
+        """Let the source read again all that is not done: this batch, and those held back before it."""
+        self._source.go_back()
+        for returned in (batch, *(batch for batch, _ in self._held)):
+            self._accounts.returned(returned)
+        self._held = []
+        self._poison = self._poison_done
+        if isinstance(error, PublishFailed):
+            self._metrics.publish_failures.inc()
+        if isinstance(error, PoisonStream):
+            self._status.state = "poisoned"
+        if isinstance(error, Exception):
+            self._failed(error)
+
+    def _wait_before_retry(self, error: Exception) -> None:
+        """Wait longer after each failure in a row, ticking, until the wait is over or somebody asks to stop."""
+        attempt = self._status.retry_attempts = self._status.retry_attempts + 1
+        if self._status.retrying_since_s is None:
+            self._status.retrying_since_s = self._clock.monotonic_s()
+        delay_s = min(self._settings.retry_initial_s * 2.0 ** min(attempt - 1, 30), self._settings.retry_max_s)
+        self._status.state = "retrying"
+        self._failed(error)
+        self._metrics.retries.inc()
+        logger.warning(
+            "attempt %d failed: %s; reading the batch again in %.1f s, nothing of it is committed until it is "
+            "acknowledged; a restart now would score it again, with equal ids. attempt=%d",
+            attempt,
+            error,
+            delay_s,
+            attempt,
+        )
+        with self._timed("retry"):
+            while delay_s > 0 and not self._stop.wait(min(delay_s, _TICK_S)):
+                delay_s -= _TICK_S
+                self._status.tick()
+
+    def _failed(self, error: BaseException) -> None:
+        # Errors of ours repeat no value of a record; those of a bug might.
+        ours = isinstance(error, (TransportError, WorkerError))
+        self._status.last_error = f"{type(error).__name__}: {error}" if ours else type(error).__name__
+
+    def _show_model(self) -> None:
+        model = self._models.current
+        if model is not None:
+            self._status.model = model.describe()
+
+    def _show_position(self) -> None:
+        lag, assignment = self._source.lag(), self._source.assignment()
+        self._metrics.position(lag, assignment)
+        self._status.lag, self._status.assignment = lag, tuple(assignment)
+        self._status.joined = self._status.joined or bool(assignment) or self._source.rebalances.assigned > 0
+        behind = {partition.topic for partition, records in lag.items() if records > 0}
+        for topic, newest_ms in self._newest_ms.items():
+            age_s = self._clock.now_s() - newest_ms / 1000 if topic in behind and newest_ms >= 0 else 0.0
+            self._metrics.lag_seconds.labels(topic).set(max(age_s, 0.0))
+
+    @contextmanager
+    def _timed(self, state: str) -> Iterator[None]:
+        began_s = self._clock.monotonic_s()
+        try:
+            yield
+        finally:
+            self._metrics.loop_seconds.labels(state).inc(self._clock.monotonic_s() - began_s)
+
+    @contextmanager
+    def _stage(self, stage: str) -> Iterator[None]:
+        began_s = self._clock.monotonic_s()
+        yield
+        self._metrics.stage_duration.labels(stage).observe(self._clock.monotonic_s() - began_s)
+
+
+def _offsets(offsets: object) -> str:
+    return (
+        ",".join(f"{partition}@{offset}" for partition, offset in offsets.items()) if isinstance(offsets, dict) else ""
+    )

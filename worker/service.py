@@ -1,0 +1,199 @@
+"""The life of a worker process: settings in, parts made and joined, the loop run, everything closed again."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from transport import (
+    BrokerUnavailable,
+    KafkaPublisher,
+    KafkaSource,
+    PublisherSettings,
+    SourceSettings,
+    missing_topics,
+)
+from worker.clock import Clock, Stop
+from worker.errors import NoModel, SettingsRefused
+from worker.health import HealthServer
+from worker.loop import Worker
+from worker.metrics import WorkerMetrics
+from worker.models import Model, Models
+from worker.settings import WorkerSettings
+from worker.status import Status
+
+logger = logging.getLogger(__name__)
+
+_LOOK_FOR_FIRST_MODEL_S = 1.0
+
+
+def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -> None:
+    """Run a worker until `stop` is requested: finish the batch, commit, leave the group.
+
+    Raises:
+        NoModel: No version of the detector could be loaded within `model_wait_s`.
+        SettingsRefused: The address for metrics is taken, `detector` is ambiguous, or a topic to publish to is missing.
+        PoisonStream: Most records are poison.
+        TransportError: Something that only an operator can mend.
+    """
+    clock = clock or Clock()
+    torch.set_num_threads(1)  # what scoring asks for; set here, it need not be set and reset around every batch
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second sample for every counter, which nobody asked for
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    metrics = WorkerMetrics(registry)
+    metrics.build.labels(worker_version()).set(1)
+    status = Status(clock, stall_limit_s=settings.max_poll_interval_s, silence_limit_s=settings.http.silence_limit_s)
+    models = Models(settings.models, settings.detector, clock=clock, metrics=metrics)
+
+    with ExitStack() as parts:
+        try:
+            health = HealthServer(settings.http.host, settings.http.port, registry=registry, status=status)
+        except OSError as error:
+            raise SettingsRefused(
+                f"http.host {settings.http.host}, http.port {settings.http.port}: cannot listen there ({error}): "
+                "give another port, or 0 for a free one"
+            ) from error
+        health.start()
+        parts.callback(health.close)
+        logger.info("metrics and health are served. address=%s", health.address)
+
+        model = wait_for_model(models, settings, status=status, stop=stop, clock=clock)
+        if model is None:
+            return  # asked to stop before there was anything to do
+        parts.callback(models.close)
+        models.start(settings.reload_interval_s)
+        group_id = settings.group_id or f"offbeat-{model.detector.name}"
+        check_topics(settings)
+        source = KafkaSource(settings.kafka, source_settings(settings, group_id))
+        parts.callback(source.close)
+        publisher = KafkaPublisher(settings.kafka, publisher_settings(settings))
+        parts.callback(publisher.close)
+        worker = Worker(
+            source=source,
+            publisher=publisher,
+            models=models,
+            settings=settings,
+            group_id=group_id,
+            version=worker_version(),
+            metrics=metrics,
+            status=status,
+            clock=clock,
+            stop=stop,
+        )
+        gc.collect()
+        gc.freeze()  # the model and the libraries stay: no collection has to look at them again
+        logger.info(
+            "the worker reads %s and alerts on %s. group=%s detector=%s version=%s",
+            ", ".join(settings.input_topics),
+            settings.alerts_to,
+            group_id,
+            model.detector.name,
+            model.version,
+        )
+        with _farewell(status):
+            worker.run()
+
+
+def wait_for_model(
+    models: Models, settings: WorkerSettings, *, status: Status, stop: Stop, clock: Clock
+) -> Model | None:
+    """Wait until a first model is in use; None when asked to stop meanwhile.
+
+    Raises:
+        NoModel: There is none after `model_wait_s`.
+        SettingsRefused: There are several detectors and `detector` does not say which.
+    """
+    status.state = "waiting_for_model"
+    deadline_s = clock.monotonic_s() + settings.model_wait_s
+    told = False
+    while not stop.is_set():
+        models.refresh()
+        models.swap()
+        if models.current is not None:
+            status.model = models.current.describe()
+            status.state = "starting"
+            return models.current
+        if clock.monotonic_s() >= deadline_s:
+            raise NoModel(
+                f"models: no version of a detector could be loaded from {models.place} within model_wait_s "
+                f"({settings.model_wait_s:g} s): `offbeat train DATA --stream stream.toml --models {settings.models}` "
+                "publishes one, `offbeat models list` shows what there is"
+            )
+        if not told:
+            logger.warning("there is no model yet; no record is read before there is one. place=%s", models.place)
+            told = True
+        stop.wait(_LOOK_FOR_FIRST_MODEL_S)
+        status.tick()
+    return None
+
+
+def check_topics(settings: WorkerSettings, *, missing_of: Callable[..., list[str]] = missing_topics) -> None:
+    """Look for topics that do not exist, before anything is read: they are not created by themselves.
+
+    An input topic may come later, and is waited for; without one of the others the first message would end the worker.
+    Where no broker answers, the worker goes on and waits for it.
+
+    Raises:
+        SettingsRefused: A topic to publish to does not exist.
+    """
+    outputs = {"alert_topic": settings.alerts_to, "dead_letter_topic": settings.dead_letters_to}
+    if settings.score_topic is not None:
+        outputs["score_topic"] = settings.score_topic
+    try:
+        missing = set(missing_of(settings.kafka, [*settings.input_topics, *outputs.values()]))
+    except BrokerUnavailable as error:
+        logger.warning("topics could not be checked: %s; the worker goes on and waits for the broker", error)
+        return
+    if wrong := [f"{name}: topic {topic!r} does not exist" for name, topic in outputs.items() if topic in missing]:
+        raise SettingsRefused(
+            f"{'; '.join(wrong)}: none is created by itself: create it (kafka-topics.sh --create), or mend the name"
+        )
+    for topic in sorted(missing):
+        logger.warning(
+            "input topic %s does not exist yet; nothing is read from it before it does. topic=%s", topic, topic
+        )
+
+
+def source_settings(settings: WorkerSettings, group_id: str) -> SourceSettings:
+    """The part of the settings that the source needs."""
+    shared = SourceSettings.model_fields.keys() & WorkerSettings.model_fields.keys()
+    values = {name: getattr(settings, name) for name in shared}
+    return SourceSettings(**{**values, "topics": settings.input_topics, "group_id": group_id})
+
+
+def publisher_settings(settings: WorkerSettings) -> PublisherSettings:
+    """The part of the settings that the publisher needs."""
+    shared = PublisherSettings.model_fields.keys() & WorkerSettings.model_fields.keys()
+    return PublisherSettings(**{name: getattr(settings, name) for name in shared})
+
+
+def worker_version() -> str:
+    """The version of offbeat that runs."""
+    try:
+        return version("offbeat")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+@contextmanager
+def _farewell(status: Status) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        counts = " ".join(f"{name}={count}" for name, count in status.counts.items())
+        logger.info("the worker leaves the group. %s", counts)
