@@ -9,14 +9,17 @@ the cluster's clock by what they were told to wait. Faults are scripted by the m
     cluster.fail("lost_ack", KafkaTimeoutError())        the next message is delivered, and its sender learns an error
     cluster.away = True                                  nobody answers until it is False again
     cluster.evict(group)                                 the group puts out all its members
+    cluster.trim(topic, 0, 5)                            retention removes what lies before offset 5
+    cluster.compact(topic)                               of each key only the last message stays
 
-Methods that faults can strike: connect, poll, commit, commit_async, committed, beginning_offsets, end_offsets, send,
-ack, lost_ack, leave. Pass `cluster.consumer`, `cluster.producer` and `cluster.admin` as `connect`, and `cluster.clock`
-as `clock`.
+Methods that faults can strike: connect, poll, commit, commit_async, committed, beginning_offsets, end_offsets,
+offsets_for_times, send, ack, lost_ack, leave, list_topics, create_topics, describe_topics, describe_configs. Pass
+`cluster.consumer`, `cluster.producer` and `cluster.admin` as `connect`, and `cluster.clock` as `clock`.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict, deque
 from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +27,10 @@ from typing import Any
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.partitioner.default import murmur2
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import OffsetAndMetadata, OffsetAndTimestamp
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -82,6 +86,9 @@ class FakeCluster:
         self.consumers: list[FakeKafkaConsumer] = []
         self.producers: list[FakeKafkaProducer] = []
         self._logs: dict[str, list[_Log]] = {}
+        self._ids: dict[str, str] = {}
+        self._configurations: dict[str, dict[str, str]] = {}
+        self._created = 0
         self._groups: dict[str, _Group] = defaultdict(_Group)
         self._faults: dict[str, deque[BaseException | None]] = defaultdict(deque)
         for topic, partitions in (topics or {}).items():
@@ -89,10 +96,23 @@ class FakeCluster:
 
     # -- what tests do ----------------------------------------------------------------------------------------
 
-    def create(self, topic: str, partitions: int = 1) -> None:
+    def create(self, topic: str, partitions: int = 1, configuration: Mapping[str, str] | None = None) -> None:
         """Create a topic, or give it more partitions."""
-        logs = self._logs.setdefault(topic, [])
+        if topic not in self._logs:
+            self._created += 1
+            self._logs[topic] = []
+            self._ids[topic] = str(uuid.UUID(int=self._created))
+            self._configurations[topic] = {"cleanup.policy": "delete", "retention.ms": "604800000"}
+        self._configurations[topic].update(configuration or {})
+        logs = self._logs[topic]
         logs.extend(_Log() for _ in range(partitions - len(logs)))
+
+    def delete(self, topic: str) -> None:
+        """Delete a topic with its messages and the offsets that groups have committed for it."""
+        del self._logs[topic], self._ids[topic], self._configurations[topic]
+        self.arrived = [message for message in self.arrived if message.topic != topic]
+        for group in self._groups.values():
+            group.commits = {where: at for where, at in group.commits.items() if where.topic != topic}
 
     def append(
         self,
@@ -126,6 +146,14 @@ class FakeCluster:
         log = self._logs[topic][partition]
         log.start = before
         log.messages = [message for message in log.messages if message.offset >= before]
+
+    def compact(self, topic: str) -> None:
+        """Keep only the last message of each key in each partition, and no tombstone; offsets stay as they are."""
+        for log in self._logs[topic]:
+            last = {message.key: message for message in log.messages}
+            log.messages = [
+                message for message in log.messages if last[message.key] is message and message.value is not None
+            ]
 
     def messages(self, topic: str) -> list[FakeMessage]:
         """Return a topic's messages in the order of their arrival."""
@@ -321,11 +349,11 @@ class FakeKafkaConsumer:
         polled: dict[TopicPartition, list[ConsumerRecord]] = {}
         room = max_records or self.config["max_poll_records"]
         for partition, position in self._positions.items():
+            if partition in self._paused or partition.topic not in self.cluster._logs:
+                continue
             log = self.cluster._log(partition)
             self._highwaters[partition] = log.end
             assert position is not None
-            if partition in self._paused:
-                continue
             if not log.start <= position <= log.end:
                 raise kafka_errors.OffsetOutOfRangeError({partition: position})
             records = [_record(message) for message in log.messages if message.offset >= position][:room]
@@ -334,6 +362,8 @@ class FakeKafkaConsumer:
                 polled[partition] = records
                 at_end = records[-1].offset == log.messages[-1].offset
                 self._positions[partition] = log.end if at_end else records[-1].offset + 1
+            elif not any(message.offset >= position for message in log.messages):
+                self._connection.note_void(partition, position, log.end)
             if room == 0:
                 break
         if not polled:
@@ -359,6 +389,9 @@ class FakeKafkaConsumer:
         if partition not in self._positions:
             raise kafka_errors.IllegalStateError("Partition is not assigned")
         return self._positions[partition]
+
+    def known_position(self, partition: TopicPartition) -> int | None:
+        return self._positions.get(partition)
 
     def highwater(self, partition: TopicPartition) -> int | None:
         if partition not in self._positions:
@@ -386,6 +419,18 @@ class FakeKafkaConsumer:
     ) -> dict[TopicPartition, int]:
         self._question("end_offsets", timeout_ms, partitions)
         return {partition: self.cluster._log(partition).end for partition in partitions}
+
+    def offsets_for_times(
+        self, timestamps: Mapping[TopicPartition, int], timeout_ms: int | None = None
+    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+        self._question("offsets_for_times", timeout_ms, timestamps)
+        found: dict[TopicPartition, OffsetAndTimestamp | None] = {}
+        for partition, timestamp_ms in timestamps.items():
+            assert timestamp_ms >= 0, "kafka-python refuses times before 1970"
+            young = (each for each in self.cluster._log(partition).messages if each.timestamp_ms >= timestamp_ms)
+            first = next(young, None)
+            found[partition] = None if first is None else OffsetAndTimestamp(first.offset, first.timestamp_ms, 0)
+        return found
 
     # -- committing -------------------------------------------------------------------------------------------
 
@@ -466,6 +511,7 @@ class FakeKafkaProducer:
         key: bytes | None = None,
         headers: list[tuple[str, bytes]] | None = None,
         timestamp_ms: int | None = None,
+        partition: int | None = None,
     ) -> _Acknowledgement:
         assert not self.closed, "send after close"
         assert all(isinstance(name, str) and isinstance(content, bytes) for name, content in headers or ())
@@ -475,13 +521,17 @@ class FakeKafkaProducer:
             if not self.cluster.away:
                 self._connection.note_answer()
             raise kafka_errors.KafkaTimeoutError("Failed to update metadata")
+        if partition is not None and partition >= len(self.cluster._logs[topic]):
+            raise ValueError(f"Unrecognized partition {partition} for topic {topic}")
         if self.cluster.away:
             return _Acknowledgement(self.cluster.clock, kafka_errors.KafkaTimeoutError("not acknowledged"), slow=True)
         try:
             self.cluster._strike("ack")
         except kafka_errors.KafkaError as error:
             return _Acknowledgement(self.cluster.clock, error)
-        self.cluster.append(topic, value, key=key, headers=headers or (), timestamp_ms=timestamp_ms)
+        self.cluster.append(
+            topic, value, key=key, partition=partition, headers=headers or (), timestamp_ms=timestamp_ms
+        )
         self._connection.note_answer()
         try:
             self.cluster._strike("lost_ack")
@@ -526,7 +576,33 @@ class FakeKafkaAdmin:
     def create_topics(self, topics: Mapping[str, Mapping[str, Any]], timeout_ms: int | None = None) -> None:
         self._cluster._strike("create_topics")
         for name, options in topics.items():
-            self._cluster.create(name, options["num_partitions"])
+            self._cluster.create(name, options["num_partitions"], options.get("configs"))
+
+    def describe_topics(self, topics: Sequence[str]) -> list[dict[str, Any]]:
+        self._cluster._strike("describe_topics")
+        return [
+            {
+                "name": name,
+                "error_code": 0 if name in self._cluster._ids else 3,
+                "topic_id": self._cluster._ids.get(name),
+            }
+            for name in topics
+        ]
+
+    def describe_configs(
+        self, config_resources: Sequence[ConfigResource], config_filter: str = "modified"
+    ) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
+        assert config_filter == "all", "only what differs from the broker's defaults would come"
+        self._cluster._strike("describe_configs")
+        return {
+            "topic": {
+                resource.name: {
+                    name: {"value": value}
+                    for name, value in self._cluster._configurations.get(resource.name, {}).items()
+                }
+                for resource in config_resources
+            }
+        }
 
     def wait_for_topics(self, names: Sequence[str], timeout_ms: int) -> None:
         assert set(names) <= set(self._cluster._logs)

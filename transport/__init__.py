@@ -15,9 +15,10 @@ from transport.errors import (
 from transport.messages import Batch, OutgoingMessage, Partition, RebalanceCounts
 from transport.protocols import Publisher, Source
 from transport.publisher import KafkaPublisher
+from transport.ranges import RangeReader, bounds, offset_at
 from transport.settings import Compression, KafkaSettings, PublisherSettings, SourceSettings, StartAt
 from transport.source import KafkaSource
-from transport.topics import create_topics, missing_topics, read_topic
+from transport.topics import create_topics, missing_topics, read_topic, topic_configuration, topic_identity
 
 __all__ = [
     "Batch",
@@ -36,12 +37,17 @@ __all__ = [
     "PublishFailed",
     "Publisher",
     "PublisherSettings",
+    "RangeReader",
     "RebalanceCounts",
     "Source",
     "SourceSettings",
     "StartAt",
     "TransportError",
+    "bounds",
     "create_topics",
     "missing_topics",
+    "offset_at",
     "read_topic",
+    "topic_configuration",
+    "topic_identity",
 ]

@@ -35,6 +35,27 @@ def columns(polled: Mapping[Any, Sequence[Any]]) -> Batch | None:
     )
 
 
+def until(batch: Batch, ends: Mapping[Partition, int]) -> Batch:
+    """Return the batch without what lies at or behind its partitions' ends; the same batch where nothing does."""
+    limits = [ends[partition] for partition in batch.partitions]
+    keep = [
+        row
+        for row, (index, offset) in enumerate(zip(batch.partition_index, batch.offsets, strict=True))
+        if offset < limits[index]
+    ]
+    if len(keep) == len(batch):
+        return batch
+    return Batch(
+        partitions=batch.partitions,
+        partition_index=batch.partition_index[keep],
+        offsets=batch.offsets[keep],
+        timestamps_ms=batch.timestamps_ms[keep],
+        keys=[batch.keys[row] for row in keep],
+        values=[batch.values[row] for row in keep],
+        headers=[batch.headers[row] for row in keep],
+    )
+
+
 def _with_values(headers: Sequence[tuple[str, bytes | None]]) -> Sequence[tuple[str, bytes]]:
     """Return headers with empty ones for those without a value: the client reads them and refuses to write them."""
     return [(name, b"" if value is None else value) for name, value in headers]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from kafka import TopicPartition
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
+from kafka.protocol.consumer.fetch import FetchRequest
 
 from transport.errors import ConfigurationRefused
 from transport.settings import KafkaSettings
@@ -22,10 +24,17 @@ class Connection:
     else does. Connecting does not: a hung broker still accepts connections.
 
     Give it to a consumer or producer as `kafka_client`.
+
+    Args:
+        clock: Seconds that only grow.
+        notes_voids: Whether to look into the answers to fetches for what `void` tells. Only a consumer that was told
+            to do without incremental fetch sessions gets answers that name every partition asked for.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, notes_voids: bool = False) -> None:
         self._clock = clock
+        self._notes_voids = notes_voids
+        self._voids: dict[TopicPartition, tuple[int, int]] = {}
         self._last_answer_s = clock()
         self._last_question_s = clock()
         self._client: Any = None
@@ -33,7 +42,7 @@ class Connection:
 
     def __call__(self, **configuration: Any) -> Any:
         """Make the network client; kafka-python calls this."""
-        return self.use(_ListeningClient(self.note_answer, **configuration))
+        return self.use(_ListeningClient(self._note_exchange, **configuration))
 
     def use(self, client: Any) -> Any:
         """Take a network client made elsewhere, which calls `note_answer` itself; return it."""
@@ -44,6 +53,24 @@ class Connection:
         """Take note that a broker has just answered."""
         self._last_answer_s = self._clock()
         self.answered = True
+
+    def note_void(self, partition: TopicPartition, first: int, end: int) -> None:
+        """Take note that a broker had nothing to give between two offsets of a partition, all of which may be read."""
+        self._voids[partition] = (first, end)
+
+    def void(self, partition: TopicPartition) -> tuple[int, int]:
+        """Return the stretch [first, end) in which the last fetch that gave nothing has found nothing.
+
+        What compaction removed from the end of a log leaves offsets that no message will ever have, and that the
+        client's position does not get past.
+        """
+        return self._voids.get(partition, (0, 0))
+
+    def _note_exchange(self, request: Any, response: Any) -> None:
+        self.note_answer(response)
+        if self._notes_voids and isinstance(request, FetchRequest):
+            for partition, first, end in _voids(request, response):
+                self.note_void(partition, first, end)
 
     @property
     def last_answer_age_s(self) -> float:
@@ -78,13 +105,13 @@ class Connection:
 class _ListeningClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
     """kafka-python's network client, with an ear on the answers."""
 
-    def __init__(self, on_answer: Callable[[object], None], **configuration: Any) -> None:
+    def __init__(self, on_answer: Callable[[Any, Any], None], **configuration: Any) -> None:
         super().__init__(**configuration)
         send = self._manager.send
 
         def send_and_listen(request: Any, node_id: Any = None, request_timeout_ms: Any = None) -> Future:
             future = send(request, node_id=node_id, request_timeout_ms=request_timeout_ms)
-            future.add_callback(on_answer)
+            future.add_callback(on_answer, request)
             return future
 
         # Consumer, coordinator, fetcher and producer all send through this one method of the manager.
@@ -92,6 +119,26 @@ class _ListeningClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python ha
 
     async def within(self, timeout_s: float, future: Future) -> Any:
         return await self._manager.wait_for(future, milliseconds(timeout_s))
+
+
+def _voids(request: Any, response: Any) -> Iterator[tuple[TopicPartition, int, int]]:
+    """Give the partitions of a fetch in which a broker found nothing: from the offset asked for to the end to read.
+
+    The end is the last stable offset for who reads committed messages only, as the broker saw it before it read.
+    """
+    asked = {
+        TopicPartition(topic.topic, partition.partition): partition.fetch_offset
+        for topic in request.topics
+        for partition in topic.partitions
+    }
+    for topic in response.responses:
+        for answer in topic.partitions:
+            partition = TopicPartition(topic.topic, answer.partition_index)
+            # An answer that sends us elsewhere is empty too.
+            elsewhere = answer.diverging_epoch is not None or (answer.preferred_read_replica or -1) >= 0
+            if answer.error_code == 0 and not answer.records and not elsewhere and partition in asked:
+                end = answer.last_stable_offset if request.isolation_level else answer.high_watermark
+                yield partition, asked[partition], end
 
 
 def client_configuration(kafka: KafkaSettings) -> dict[str, Any]:

@@ -71,13 +71,23 @@ class Batch:
 
 @dataclass(frozen=True)
 class OutgoingMessage:
-    """A message to publish; `timestamp_ms` None lets the client put the time of sending."""
+    """A message to publish.
+
+    Attributes:
+        topic: Where it goes.
+        key: Decides the partition where `partition` does not; None for whichever suits the client.
+        value: None is a tombstone.
+        headers: Pairs of name and value, in this order; a name may come more than once.
+        timestamp_ms: Milliseconds since 1970 UTC; None lets the client put the time of sending.
+        partition: The number of the partition that it goes to, whatever its key; None leaves that to the key.
+    """
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp_ms: int | None = None
+    partition: int | None = None
 
     @property
     def size_bytes(self) -> int:

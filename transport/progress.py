@@ -21,6 +21,7 @@ class _Stretch:
 
 @dataclass
 class _PartitionProgress:
+    generation: int
     stretches: deque[_Stretch] = field(default_factory=deque)
     committable: int | None = None
 
@@ -36,11 +37,13 @@ class Progress:
     def __init__(self) -> None:
         self._partitions: dict[Partition, _PartitionProgress] = {}
         self._open: dict[int, Batch] = {}
+        self._gains = 0
 
     def gain(self, partitions: Collection[Partition]) -> None:
         """Begin anew with partitions that were assigned."""
+        self._gains += 1
         for partition in partitions:
-            self._partitions[partition] = _PartitionProgress()
+            self._partitions[partition] = _PartitionProgress(self._gains)
 
     def forget(self, partitions: Collection[Partition]) -> None:
         """Drop all about partitions that were given up or lost."""
@@ -56,6 +59,10 @@ class Progress:
     def owned(self) -> frozenset[Partition]:
         """The partitions that are owned."""
         return frozenset(self._partitions)
+
+    def generations(self) -> dict[Partition, int]:
+        """Return for each owned partition which gain brought it."""
+        return {partition: progress.generation for partition, progress in self._partitions.items()}
 
     def start(self, partition: Partition, offset: int) -> None:
         """Make a first position committable."""

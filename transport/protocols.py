@@ -15,6 +15,9 @@ class Source(Protocol):
     gone back to; several may be open at once, and a partition's committable offset never passes an open batch.
     """
 
+    start_paused: bool
+    """Whether partitions that are newly assigned wait for `resume`; may be changed between two polls."""
+
     def poll(self) -> Batch | None:
         """Return the next messages, or None where there are none.
 
@@ -65,11 +68,27 @@ class Source(Protocol):
     def lag(self) -> dict[Partition, int]:
         """Return how many offsets lie between the first not done and the end, as of the last fetch, without asking."""
 
+    def generations(self) -> dict[Partition, int]:
+        """Return for each owned partition a number that changes whenever it is newly assigned, and only then.
+
+        A partition that was lost and came back between two looks has another number than before.
+        """
+
+    def position(self, partition: Partition) -> int | None:
+        """Return the offset from which on nothing is done, without asking: where reading goes on after `go_back`.
+
+        That is the first offset of the first open batch, else what the next poll would read first: of a partition
+        newly assigned its committed offset, or where `start_at` put it. Paused partitions have one like all others.
+
+        Returns:
+            None where the partition is not owned, or where its position is not found yet: the polls find it.
+        """
+
     def pause(self, partitions: Collection[Partition]) -> None:
         """Let `poll` pass over these partitions, as long as they stay owned; those not owned are left out."""
 
     def resume(self, partitions: Collection[Partition]) -> None:
-        """Undo `pause`."""
+        """Undo `pause`, or `start_paused` until the partition is newly assigned; those not owned are left out."""
 
     @property
     def last_answer_age_s(self) -> float:

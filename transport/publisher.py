@@ -72,6 +72,7 @@ class KafkaPublisher:
         self._check(messages)
         deadline = self._clock() + self._settings.publish_timeout_s
         topic = messages[0].topic
+        knows_partitions_afresh = self._producer is None
         try:
             producer = self._connected(deadline)
             acknowledgements = []
@@ -79,7 +80,12 @@ class KafkaPublisher:
                 topic = message.topic
                 # Sending waits for nothing but what is known about the topic.
                 producer.config["max_block_ms"] = milliseconds(self._remaining_s(deadline))
-                acknowledgements.append(producer.send(**_arguments(message)))
+                try:
+                    acknowledgements.append(producer.send(**_arguments(message)))
+                except ValueError as error:
+                    if message.partition is None:
+                        raise
+                    raise self._no_such_partition(message, retriable=not knows_partitions_afresh) from error
             for message, acknowledgement in zip(messages, acknowledgements, strict=True):
                 topic = message.topic
                 acknowledgement.get(timeout=self._remaining_s(deadline))
@@ -105,6 +111,11 @@ class KafkaPublisher:
                 )
             if message.key is None and message.value is None:
                 raise ValueError(f"message {index} for topic {message.topic!r} has neither key nor value: give one")
+            if message.partition is not None and message.partition < 0:
+                raise ValueError(
+                    f"message {index} for topic {message.topic!r} names partition {message.partition}: give a number "
+                    f"from 0 on, or None to leave it to the key"
+                )
 
     def _connected(self, deadline: float) -> Any:
         if self._producer is None:
@@ -165,6 +176,15 @@ class KafkaPublisher:
             return PublishFailed(str(ours), retriable=False, topic=topic)
         return ours
 
+    def _no_such_partition(self, message: OutgoingMessage, *, retriable: bool) -> PublishFailed:
+        # What a producer knows of its topics may be older than the partition; the next one asks first.
+        return PublishFailed(
+            f"could not publish to partition {message.partition} of topic {message.topic!r}: the topic has only "
+            f"partitions {sorted(self._connection.partitions_of(message.topic))}; add partitions to it",
+            retriable=retriable,
+            topic=message.topic,
+        )
+
     def _is_unknown(self, topic: str) -> bool:
         """Whether the broker has told this producer about its topics, and this one is not among them."""
         return (
@@ -190,4 +210,5 @@ def _arguments(message: OutgoingMessage) -> dict[str, Any]:
         "value": message.value,
         "headers": list(message.headers),
         "timestamp_ms": message.timestamp_ms,
+        "partition": message.partition,
     }

@@ -135,6 +135,12 @@ class SourceSettings(BaseModel):
         description="Commit what is done before partitions are given up. Off where offsets travel in transactions.",
     )
 
+    start_paused: bool = Field(
+        False,
+        description="Whether a partition gives nothing from its assignment on until it is resumed: for those who must "
+        "get something ready before its first message. Off, its messages may come with the poll that gains it.",
+    )
+
     @field_validator("topics")
     @classmethod
     def _topics_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -18,6 +18,7 @@ from kafka.structs import OffsetAndMetadata
 
 from transport.columns import columns
 from transport.connection import Connection, client_configuration, milliseconds
+from transport.consumer import Consumer
 from transport.errors import CommitRefused, OffsetOutOfRange, TransportError
 from transport.messages import Batch, Partition, RebalanceCounts
 from transport.progress import Progress
@@ -57,7 +58,7 @@ class KafkaSource:
         settings: SourceSettings,
         *,
         clock: Callable[[], float] = time.monotonic,
-        connect: Callable[..., Any] = KafkaConsumer,
+        connect: Callable[..., Any] = Consumer,
     ) -> None:
         self._kafka = kafka
         self._settings = settings
@@ -70,6 +71,7 @@ class KafkaSource:
         self._first_partitions: dict[str, int] = {}
         self._max_records = settings.max_batch_records
         self._rebalances = RebalanceCounts()
+        self.start_paused = settings.start_paused
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -269,6 +271,9 @@ class KafkaSource:
 
     def _gained(self, partitions: Collection[Partition]) -> None:
         self._progress.gain(partitions)
+        if self.start_paused:
+            # Before the poll that gains them goes on: it fetches nothing of them, nor gives what is left of a fetch.
+            self._consumer.pause(*map(_topic_partition, partitions))
         if partitions:
             self._rebalances = replace(self._rebalances, assigned=self._rebalances.assigned + 1)
 
@@ -320,17 +325,29 @@ class KafkaSource:
         lags: dict[Partition, int] = {}
         for partition in self._progress.owned:
             topic_partition = _topic_partition(partition)
-            position = self._progress.first_open(partition)
+            position = self.position(partition)
             try:
                 end = self._consumer.highwater(topic_partition)
-                if position is None:
-                    position = self._consumer.position(topic_partition, timeout_ms=0)
             except KafkaError:
-                # No position yet, or a trouble that the next poll reports.
+                # Put out, and told so only by the next poll.
                 continue
             if end is not None and position is not None:
                 lags[partition] = max(0, end - position)
         return lags
+
+    def generations(self) -> dict[Partition, int]:
+        """See `Source.generations`."""
+        return self._progress.generations()
+
+    def position(self, partition: Partition) -> int | None:
+        """See `Source.position`."""
+        if partition not in self._progress.owned:
+            return None
+        first_open = self._progress.first_open(partition)
+        if first_open is not None:
+            return first_open
+        position: int | None = self._consumer.known_position(_topic_partition(partition))
+        return position
 
     def pause(self, partitions: Collection[Partition]) -> None:
         """See `Source.pause`."""

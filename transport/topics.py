@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource
 from kafka.errors import KafkaError
 
-from transport.columns import columns
+from transport.columns import columns, until
 from transport.connection import Connection, client_configuration, milliseconds
 from transport.errors import BrokerUnavailable, ConfigurationRefused
-from transport.messages import Batch
+from transport.header_names import read_any_header_name
+from transport.messages import Batch, Partition
 from transport.settings import KafkaSettings
 from transport.translation import translated
 
@@ -90,6 +93,54 @@ def missing_topics(
     return [name for name in names if name not in existing]
 
 
+def topic_identity(
+    kafka: KafkaSettings, topic: str, timeout_s: float, *, connect: Callable[..., Any] = KafkaAdminClient
+) -> str | None:
+    """Return Kafka's own id of a topic, a UUID: a topic deleted and created again under its name has another one.
+
+    Waits at most `timeout_s`, and as long again while there is no connection yet.
+
+    Returns:
+        None where the broker does not tell: it is older than 2.8, there is no such topic, or our user may not see it.
+
+    Raises:
+        BrokerUnavailable: No answer in time.
+        Forbidden: The broker does not let us in.
+    """
+    with _Admin(kafka, f"look up the id of topic {topic!r}", connect, timeout_s) as admin:
+        described = {each["name"]: each.get("topic_id") for each in admin.describe_topics([topic])}
+    identity = described.get(topic)
+    return None if identity is None else str(identity)
+
+
+def topic_configuration(
+    kafka: KafkaSettings, topic: str, timeout_s: float, *, connect: Callable[..., Any] = KafkaAdminClient
+) -> dict[str, str]:
+    """Return a topic's settings by Kafka's names, such as `retention.ms`; where it has none of its own, the broker's.
+
+    Waits at most `timeout_s`, and as long again while there is no connection yet.
+
+    Returns:
+        Nothing where the broker does not tell: there is no such topic, or our user may not ask (that takes the right
+        to DescribeConfigs). Settings without a value, and those kept secret, are absent.
+
+    Raises:
+        BrokerUnavailable: No answer in time.
+        Forbidden: The broker does not let us in.
+    """
+    with _Admin(kafka, f"look up the configuration of topic {topic!r}", connect, timeout_s) as admin:
+        try:
+            described = admin.describe_configs([ConfigResource("TOPIC", topic)], config_filter="all")
+        except (
+            kafka_errors.TopicAuthorizationFailedError,
+            kafka_errors.ClusterAuthorizationFailedError,
+            kafka_errors.UnknownTopicOrPartitionError,
+        ):
+            return {}
+    settings = described.get("topic", {}).get(topic, {})
+    return {name: str(setting["value"]) for name, setting in settings.items() if setting["value"] is not None}
+
+
 def read_topic(
     kafka: KafkaSettings,
     topic: str,
@@ -127,6 +178,7 @@ def read_topic(
     if not from_beginning and not follow:
         raise ValueError("reading from the end to the end gives nothing: set from_beginning or follow")
     doing = f"read topic {topic!r}"
+    read_any_header_name()
     connection = Connection(clock)
     try:
         consumer = connect(
@@ -173,12 +225,13 @@ def _read(
     clock: Callable[[], float],
     doing: str,
 ) -> Iterator[Batch]:
+    limits = {Partition(partition.topic, partition.partition): end for partition, end in ends.items()}
     try:
         last_s = clock()
         while follow or any(consumer.position(partition, timeout_ms=0) < end for partition, end in ends.items()):
             batch = columns(consumer.poll(timeout_ms=milliseconds(min(_SLICE_S, timeout_s))))
             if batch is not None:
-                yield batch if follow else _until(batch, ends)
+                yield batch if follow else until(batch, limits)
                 last_s = clock()
             elif clock() - last_s >= timeout_s:
                 if follow:
@@ -190,32 +243,16 @@ def _read(
         consumer.close(autocommit=False)
 
 
-def _until(batch: Batch, ends: Mapping[TopicPartition, int]) -> Batch:
-    """Return the batch without what lies behind the ends."""
-    limits = [ends[TopicPartition(partition.topic, partition.number)] for partition in batch.partitions]
-    keep = [
-        row
-        for row, (index, offset) in enumerate(zip(batch.partition_index, batch.offsets, strict=True))
-        if offset < limits[index]
-    ]
-    if len(keep) == len(batch):
-        return batch
-    return Batch(
-        partitions=batch.partitions,
-        partition_index=batch.partition_index[keep],
-        offsets=batch.offsets[keep],
-        timestamps_ms=batch.timestamps_ms[keep],
-        keys=[batch.keys[row] for row in keep],
-        values=[batch.values[row] for row in keep],
-        headers=[batch.headers[row] for row in keep],
-    )
-
-
 class _Admin:
     """An admin client for the length of one question."""
 
-    def __init__(self, kafka: KafkaSettings, doing: str, connect: Callable[..., Any]) -> None:
-        self._kafka = kafka
+    def __init__(
+        self, kafka: KafkaSettings, doing: str, connect: Callable[..., Any], timeout_s: float = math.inf
+    ) -> None:
+        self._configuration = client_configuration(kafka) | {
+            "bootstrap_timeout_ms": milliseconds(min(kafka.connect_timeout_s, timeout_s)),
+            "request_timeout_ms": milliseconds(min(kafka.request_timeout_s, timeout_s)),
+        }
         self._doing = doing
         self._connect = connect
         self._client: Any = None
@@ -223,7 +260,7 @@ class _Admin:
     def __enter__(self) -> Any:
         connection = Connection(time.monotonic)
         try:
-            self._client = self._connect(**client_configuration(self._kafka), kafka_client=connection)
+            self._client = self._connect(**self._configuration, kafka_client=connection)
         except KafkaError as error:
             connection.close()
             raise translated(error, self._doing) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,12 +25,18 @@ from transport import (
     Partition,
     PublisherSettings,
     PublishFailed,
+    RangeReader,
     Source,
     SourceSettings,
+    bounds,
     create_topics,
     missing_topics,
+    offset_at,
     read_topic,
+    topic_configuration,
+    topic_identity,
 )
+from transport.header_names import HeaderName
 
 
 class BrokerStage(Stage):
@@ -42,11 +48,13 @@ class BrokerStage(Stage):
         self.broker = broker
         self._name = name
         self._topics = 0
-        self._open: list[KafkaSource | KafkaPublisher] = []
+        self._open: list[KafkaSource | KafkaPublisher | RangeReader] = []
 
-    def topic(self, partitions: int = 1) -> str:
+    def topic(self, partitions: int = 1, configuration: Mapping[str, str] | None = None) -> str:
         self._topics += 1
-        return self.broker.create_topic(f"{self._name}-{self._topics}", partitions)
+        return self.broker.create_topic(
+            f"{self._name}-{self._topics}", partitions, None if configuration is None else dict(configuration)
+        )
 
     def add_partitions(self, topic: str, total: int) -> None:
         admin = KafkaAdminClient(bootstrap_servers=self.broker.bootstrap_servers)
@@ -99,6 +107,31 @@ class BrokerStage(Stage):
 
     def read(self, topic: str, **options: Any) -> Iterator[Batch]:
         return read_topic(self.broker.settings, topic, **options)
+
+    def reader(self, topic: str, start: int, end: int, *, partition: int = 0, **options: Any) -> RangeReader:
+        reader = RangeReader(self.broker.settings, Partition(topic, partition), start, end, **options)
+        self._open.append(reader)
+        return reader
+
+    def bounds(self, topic: str, *numbers: int) -> dict[Partition, tuple[int, int]]:
+        return bounds(self.broker.settings, [Partition(topic, number) for number in numbers], 3.0)
+
+    def offset_at(self, topic: str, timestamp_ms: int) -> int:
+        return offset_at(self.broker.settings, Partition(topic, 0), timestamp_ms, 3.0)
+
+    def identity(self, topic: str) -> str | None:
+        return topic_identity(self.broker.settings, topic, 3.0)
+
+    def configuration(self, topic: str) -> dict[str, str]:
+        return topic_configuration(self.broker.settings, topic, 3.0)
+
+    def create_again(self, topic: str) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=self.broker.bootstrap_servers)
+        admin.delete_topics([topic])
+        admin.close()
+        deadline = time.monotonic() + 10.0
+        while not create_topics(self.broker.settings, {topic: 1}):
+            assert time.monotonic() < deadline, "the topic is not deleted"
 
     def missing(self, *names: str) -> list[str]:
         return missing_topics(self.broker.settings, names)
@@ -394,6 +427,85 @@ def test_a_group_whose_members_assign_otherwise_is_refused(stage: BrokerStage) -
     other.close(autocommit=False)
 
 
+def test_a_member_put_out_while_it_joins_again_hears_that_its_partitions_are_lost(stage: BrokerStage) -> None:
+    topic = stage.topic()
+    partition = Partition(topic, 0)
+    stage.write(topic, b"1", b"2")
+    one = stage.source(topic, group="g", session_timeout_s=1.0, max_batch_records=1)
+    stage.batches(one, 1)
+    before = one.generations()
+    two = stage.source(topic, group="g", session_timeout_s=1.0)
+    assert two.poll() is None
+    # A poll of no length sends the request to join and does not see it through.
+    one._settings = one._settings.model_copy(update={"poll_timeout_s": 0.0})
+    while not one._consumer._coordinator.rejoining:
+        one.poll()
+        time.sleep(0.01)
+
+    finish(two, stage.batches(two, 2))
+    two.close()
+    one._settings = one._settings.model_copy(update={"poll_timeout_s": 0.2})
+    for _ in range(stage.patience):
+        assert one.poll() is None
+        if one.rebalances.lost and one.position(partition) is not None:
+            break
+
+    assert one.rebalances.lost == 1
+    assert one.generations()[partition] != before[partition]
+    assert one.position(partition) == 2
+
+
+def test_partitions_lost_in_the_midst_of_a_fetch_give_nothing_of_it_until_they_are_resumed(stage: BrokerStage) -> None:
+    topic = stage.topic(2)
+    stage.write(topic, *(b"%d" % number for number in range(6)), partition=0)
+    source = stage.source(
+        topic, group="g", session_timeout_s=1.0, max_poll_interval_s=1.0, max_batch_records=2, start_paused=True
+    )
+    stage.settle(source, 2)
+    source.resume(source.assignment())
+    stage.batches(source, 2)
+    before = source.generations()
+
+    time.sleep(2.0)
+    stage.quiet(source, 10)
+
+    assert source.rebalances.lost == 1
+    assert not set(before.values()) & set(source.generations().values())
+    stage.write(topic, b"of the other", partition=1)
+    source.resume([Partition(topic, 1)])
+    assert values(stage.batches(source, 1)) == [b"of the other"]
+    assert source.position(Partition(topic, 0)) == 0
+    source.resume([Partition(topic, 0)])
+    assert values(stage.batches(source, 6)) == [b"%d" % number for number in range(6)]
+
+
+def test_a_member_whose_partitions_are_all_paused_stays_in_its_group_and_knows_that_the_broker_answers(
+    stage: BrokerStage, broker: KafkaBroker
+) -> None:
+    topic = stage.topic(2)
+    slow = {"heartbeat_interval_s": 10.0, "session_timeout_s": 30.0}
+    silent = stage.source(topic, group="silent", start_paused=True, **slow)
+    brisk = stage.source(topic, group="brisk", start_paused=True, session_timeout_s=1.0)
+    stage.settle(silent, 2)
+    stage.settle(brisk, 2)
+
+    ages = []
+    started = time.monotonic()
+    while time.monotonic() - started < 8.0:
+        assert stage.poll_all([silent, brisk]) == [None, None]
+        ages.append((silent.last_answer_age_s, brisk.last_answer_age_s))
+
+    assert max(age for age, _ in ages) < 5.0
+    assert max(age for _, age in ages) < 1.0
+    assert brisk.rebalances.lost == silent.rebalances.lost == 0
+    assert len(ages) < 8.0 / 0.1
+    broker.freeze()
+    started = time.monotonic()
+    while time.monotonic() - started < 3.0:
+        brisk.poll()
+    assert brisk.last_answer_age_s > 2.0
+
+
 def test_members_coming_and_going_under_load_lose_nothing(stage: BrokerStage) -> None:
     topic = stage.topic(4)
     publisher = stage.publisher()
@@ -439,3 +551,199 @@ def test_finishing_and_committing_leaves_the_group_where_it_says(stage: BrokerSt
     finish(source, stage.batches(source, 2))
 
     assert stage.commits("g", topic) == {0: 2}
+
+
+# -- ranges ---------------------------------------------------------------------------------------------------
+
+
+def test_a_range_that_ends_in_aborted_transactions_is_done_and_gives_nothing_of_them(stage: BrokerStage) -> None:
+    topic = stage.topic()
+    producer = KafkaProducer(bootstrap_servers=stage.broker.bootstrap_servers, transactional_id=topic)
+    producer.init_transactions()
+    for value, commit in ((b"committed", True), (b"aborted", False), (b"aborted too", False)):
+        producer.begin_transaction()
+        producer.send(topic, value=value, partition=0).get(10)
+        producer.commit_transaction() if commit else producer.abort_transaction()
+    producer.close(10)
+    first, end = stage.bounds(topic, 0)[Partition(topic, 0)]
+    reader = stage.reader(topic, first, end)
+
+    assert values(stage.read_range(reader)) == [b"committed"]
+    assert (first, end, reader.position, reader.skipped) == (0, 6, 6, 0)
+    inside = stage.reader(topic, 3, 5)
+    assert stage.read_range(inside) == []
+    uncommitted = stage.reader(topic, first, end, isolation_level="read_uncommitted")
+    assert values(stage.read_range(uncommitted)) == [b"committed", b"aborted", b"aborted too"]
+
+
+def test_an_open_transaction_is_where_bounds_end_and_is_waited_for_by_a_range_that_goes_on(stage: BrokerStage) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"0")
+    producer = KafkaProducer(bootstrap_servers=stage.broker.bootstrap_servers, transactional_id=topic)
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.send(topic, value=b"1", partition=0).get(10)
+    stage.write(topic, b"2")
+    reader = stage.reader(topic, 0, 3)
+
+    assert stage.bounds(topic, 0) == {Partition(topic, 0): (0, 1)}
+    assert bounds(stage.broker.settings, [Partition(topic, 0)], 3.0, isolation_level="read_uncommitted") == {
+        Partition(topic, 0): (0, 3)
+    }
+    while reader.position < 1:
+        reader.poll(0.5)
+    assert [reader.poll(0.3) for _ in range(3)] == [None, None, None]
+    assert reader.position == 1
+    producer.commit_transaction()
+    producer.close(10)
+
+    assert values(stage.read_range(reader)) == [b"1", b"2"]
+
+
+def test_an_answer_without_messages_is_understood_as_such(stage: BrokerStage) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"0", b"1")
+    reader = stage.reader(topic, 0, 3)
+
+    for _ in range(5):
+        reader.poll(0.3)
+
+    # What is between the offset asked for and the end: nothing here, as the whole log has been read.
+    assert reader._connection.void(TopicPartition(topic, 0)) == (2, 2)
+    assert reader.position == 2
+
+
+def test_polls_of_no_length_too_get_past_what_retention_removed(stage: BrokerStage) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"0", b"1", b"2")
+    stage.trim(topic, 0, 2)
+    reader = stage.reader(topic, 0, 3)
+    got: list[Batch] = []
+
+    deadline = time.monotonic() + 10.0
+    while not reader.done and time.monotonic() < deadline:
+        batch = reader.poll(0.0)
+        got += [batch] if batch is not None else []
+        time.sleep(0.02)
+
+    assert values(got) == [b"2"]
+    assert (reader.position, reader.skipped) == (3, 2)
+
+
+def test_a_range_outlasts_a_broker_that_restarts(stage: BrokerStage, broker: KafkaBroker) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"0", b"1", b"2")
+    reader = stage.reader(topic, 0, 3, max_batch_records=1)
+    got: list[Batch] = []
+    while not got:
+        batch = reader.poll(0.5)
+        got += [batch] if batch is not None else []
+
+    broker.kill()
+    away = [batch for batch in (reader.poll(0.2) for _ in range(5)) if batch is not None]
+    broker.start()
+
+    assert values(got + away + stage.read_range(reader)) == [b"0", b"1", b"2"]
+
+
+def test_no_look_at_a_log_outlasts_its_limit_while_the_broker_hangs(stage: BrokerStage, broker: KafkaBroker) -> None:
+    topic = stage.topic()
+    partition = Partition(topic, 0)
+    stage.write(topic, b"0")
+    connected = stage.reader(topic, 0, 2)
+    stage.read_range(stage.reader(topic, 0, 1))
+    while connected.position < 1:
+        connected.poll(0.5)
+    fresh = stage.reader(topic, 0, 1)
+
+    broker.freeze()
+    waits = {}
+    for what, call, error in (
+        ("poll", lambda: connected.poll(0.5), None),
+        ("connect", lambda: fresh.poll(0.5), None),
+        ("bounds", lambda: bounds(broker.settings, [partition], 1.0), BrokerUnavailable),
+        ("time", lambda: offset_at(broker.settings, partition, 0, 1.0), BrokerUnavailable),
+        ("identity", lambda: topic_identity(broker.settings, topic, 1.0), BrokerUnavailable),
+        ("configuration", lambda: topic_configuration(broker.settings, topic, 1.0), BrokerUnavailable),
+        ("close", connected.close, None),
+    ):
+        started = time.monotonic()
+        if error is None:
+            assert call() is None
+        else:
+            with pytest.raises(error):
+                call()
+        waits[what] = time.monotonic() - started
+
+    assert waits["poll"] < 1.0
+    assert waits["connect"] < 5.0 + 1.0
+    assert max(waits[what] for what in ("bounds", "time", "identity", "configuration", "close")) < 2.5
+
+
+def test_looking_at_a_log_leaves_no_thread_behind(stage: BrokerStage) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"0")
+    before = set(threading.enumerate())
+    reader = stage.reader(topic, 0, 1)
+    stage.read_range(reader)
+    stage.bounds(topic, 0)
+    stage.offset_at(topic, 0)
+    stage.identity(topic)
+    stage.configuration(topic)
+
+    reader.close()
+
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_header_name_that_is_not_utf8_is_read_and_published_again_with_the_same_bytes(stage: BrokerStage) -> None:
+    topic, letters = stage.topic(), stage.topic()
+    name = HeaderName(b"caf\xe9".decode("utf-8", "surrogateescape"))
+    publisher = stage.publisher()
+    publisher.publish([OutgoingMessage(topic, b"k", b"1", ((name, b"x"), ("plain", b"y")))])
+    publisher.publish([OutgoingMessage(topic, b"k", b"2")])
+    read = stage.batches(stage.source(topic, group="g"), 2)
+
+    publisher.publish([OutgoingMessage(letters, b"k", b"3", tuple(read[0].headers[0]))])
+
+    assert values(read) == [b"1", b"2"]
+    (batch,) = stage.read(letters, timeout_s=5.0)
+    assert [(name.encode(), value) for name, value in batch.headers[0]] == [(b"caf\xe9", b"x"), (b"plain", b"y")]
+
+
+def test_a_compacted_partition_is_read_as_a_whole() -> None:
+    with KafkaBroker(properties={"log.cleaner.backoff.ms": "100"}) as broker:
+        topic = broker.create_topic(
+            "compacted",
+            configuration={
+                "cleanup.policy": "compact",
+                "segment.ms": "50",
+                "min.cleanable.dirty.ratio": "0.01",
+                "delete.retention.ms": "0",
+            },
+        )
+        publisher = KafkaPublisher(broker.settings, PublisherSettings())
+        for number in range(6):
+            publisher.publish([OutgoingMessage(topic, b"k%d" % (number % 3), b"%d" % number, partition=0)])
+            time.sleep(0.1)
+        publisher.publish([OutgoingMessage(topic, b"last", b"6", partition=0)])
+        publisher.close()
+
+        def whole() -> tuple[list[Batch], RangeReader]:
+            ((first, end),) = bounds(broker.settings, [Partition(topic, 0)], 5.0).values()
+            reader = RangeReader(broker.settings, Partition(topic, 0), first, end)
+            batches = []
+            while not reader.done:
+                batch = reader.poll(1.0)
+                batches += [batch] if batch is not None else []
+            reader.close()
+            return batches, reader
+
+        deadline = time.monotonic() + 60.0
+        batches, reader = whole()
+        while sum(map(len, batches)) > 4 and time.monotonic() < deadline:
+            time.sleep(0.5)
+            batches, reader = whole()
+
+        assert values(batches) == [b"3", b"4", b"5", b"6"]
+        assert (reader.position, reader.skipped) == (7, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -14,11 +14,17 @@ from transport import (
     KafkaPublisher,
     KafkaSettings,
     KafkaSource,
+    Partition,
     PublisherSettings,
+    RangeReader,
     SourceSettings,
+    bounds,
     create_topics,
     missing_topics,
+    offset_at,
     read_topic,
+    topic_configuration,
+    topic_identity,
 )
 
 KAFKA = KafkaSettings()
@@ -32,9 +38,9 @@ class FakeStage(Stage):
     def __init__(self) -> None:
         self.cluster = FakeCluster()
 
-    def topic(self, partitions: int = 1) -> str:
+    def topic(self, partitions: int = 1, configuration: Mapping[str, str] | None = None) -> str:
         name = f"topic-{len(self.cluster._logs)}"
-        self.cluster.create(name, partitions)
+        self.cluster.create(name, partitions, configuration)
         return name
 
     def add_partitions(self, topic: str, total: int) -> None:
@@ -65,6 +71,28 @@ class FakeStage(Stage):
 
     def read(self, topic: str, **options: Any) -> Iterator[Batch]:
         return read_topic(KAFKA, topic, clock=self.cluster.clock, connect=self.cluster.consumer, **options)
+
+    def reader(self, topic: str, start: int, end: int, *, partition: int = 0, **options: Any) -> RangeReader:
+        where = Partition(topic, partition)
+        return RangeReader(KAFKA, where, start, end, clock=self.cluster.clock, connect=self.cluster.consumer, **options)
+
+    def bounds(self, topic: str, *numbers: int) -> dict[Partition, tuple[int, int]]:
+        partitions = [Partition(topic, number) for number in numbers]
+        return bounds(KAFKA, partitions, 3.0, clock=self.cluster.clock, connect=self.cluster.consumer)
+
+    def offset_at(self, topic: str, timestamp_ms: int) -> int:
+        where = Partition(topic, 0)
+        return offset_at(KAFKA, where, timestamp_ms, 3.0, clock=self.cluster.clock, connect=self.cluster.consumer)
+
+    def identity(self, topic: str) -> str | None:
+        return topic_identity(KAFKA, topic, 3.0, connect=self.cluster.admin)
+
+    def configuration(self, topic: str) -> dict[str, str]:
+        return topic_configuration(KAFKA, topic, 3.0, connect=self.cluster.admin)
+
+    def create_again(self, topic: str) -> None:
+        self.cluster.delete(topic)
+        self.cluster.create(topic)
 
     def missing(self, *names: str) -> list[str]:
         return missing_topics(KAFKA, names, connect=self.cluster.admin)

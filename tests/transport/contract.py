@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from transport import (
     Batch,
+    BrokerUnavailable,
     CommitRefused,
     MessageTooLarge,
     OffsetOutOfRange,
@@ -21,8 +22,12 @@ from transport import (
     Partition,
     Publisher,
     PublishFailed,
+    RangeReader,
     Source,
 )
+
+#: For messages with timestamps of long ago, which retention would remove at any moment.
+FOR_EVER = {"retention.ms": "-1"}
 
 
 class Stage(ABC):
@@ -32,7 +37,7 @@ class Stage(ABC):
     patience: int
 
     @abstractmethod
-    def topic(self, partitions: int = 1) -> str:
+    def topic(self, partitions: int = 1, configuration: Mapping[str, str] | None = None) -> str:
         """Create a topic under a name that no other test has."""
 
     @abstractmethod
@@ -62,6 +67,30 @@ class Stage(ABC):
     @abstractmethod
     def read(self, topic: str, **options: Any) -> Iterator[Batch]:
         """Read a topic without a group."""
+
+    @abstractmethod
+    def reader(self, topic: str, start: int, end: int, *, partition: int = 0, **options: Any) -> RangeReader:
+        """Make a reader of a range; the stage closes it when the test ends."""
+
+    @abstractmethod
+    def bounds(self, topic: str, *numbers: int) -> dict[Partition, tuple[int, int]]:
+        """Ask where partitions begin and end."""
+
+    @abstractmethod
+    def offset_at(self, topic: str, timestamp_ms: int) -> int:
+        """Ask for a time in partition 0."""
+
+    @abstractmethod
+    def identity(self, topic: str) -> str | None:
+        """Ask for the id of a topic."""
+
+    @abstractmethod
+    def configuration(self, topic: str) -> dict[str, str]:
+        """Ask for the settings of a topic."""
+
+    @abstractmethod
+    def create_again(self, topic: str) -> None:
+        """Delete a topic and create it again under the same name."""
 
     @abstractmethod
     def missing(self, *names: str) -> list[str]:
@@ -103,6 +132,29 @@ class Stage(ABC):
                 return
         raise AssertionError(f"{owned} partitions expected, got {sorted(source.assignment())}")
 
+    def position(self, source: Source, partition: Partition) -> int:
+        """Poll, finding nothing, until a partition's position is known."""
+        for _ in range(self.patience):
+            position = source.position(partition)
+            if position is not None:
+                return position
+            assert source.poll() is None
+        raise AssertionError(f"no position of {partition}")
+
+    def read_range(self, reader: RangeReader) -> list[Batch]:
+        """Poll a reader until it is done."""
+        batches = []
+        for _ in range(self.patience):
+            before = reader.position
+            batch = reader.poll(0.5)
+            assert reader.position >= before
+            if batch is not None:
+                assert before <= batch.offsets.min() <= batch.offsets.max() < reader.position
+                batches.append(batch)
+            if reader.done:
+                return batches
+        raise AssertionError(f"the reader stays at {reader.position}")
+
     def quiet(self, source: Source, polls: int = 5) -> None:
         """Poll a few times and find nothing."""
         for _ in range(polls):
@@ -137,7 +189,7 @@ class TransportContract:
     # -- where reading starts ---------------------------------------------------------------------------------
 
     def test_a_new_group_reads_every_message_in_order_with_all_that_it_carries(self, stage: Stage) -> None:
-        topic = stage.topic()
+        topic = stage.topic(configuration=FOR_EVER)
         stage.publisher().publish(
             [
                 OutgoingMessage(topic, b"a", b"1", (("h", b"x"), ("h", b"\xff")), 1_700_000_000_000),
@@ -391,6 +443,121 @@ class TransportContract:
         assert stage.commits("g", topic) == {0: 1}
         assert stage.commits("g", other) == {}
 
+    # -- partitions that begin paused -------------------------------------------------------------------------
+
+    def test_a_newly_assigned_partition_gives_nothing_until_it_is_resumed(self, stage: Stage) -> None:
+        topic = stage.topic(2)
+        stage.write(topic, b"0", partition=0)
+        stage.write(topic, b"1", partition=1)
+        source = stage.source(topic, group="g", start_paused=True)
+        stage.settle(source, 2)
+        stage.quiet(source)
+        source.resume([Partition(topic, 1), Partition("not ours", 0)])
+
+        assert values(stage.batches(source, 1)) == [b"1"]
+        stage.quiet(source)
+        source.resume([Partition(topic, 0)])
+
+        assert values(stage.batches(source, 1)) == [b"0"]
+
+    @pytest.mark.parametrize("start_at", ["earliest", "latest"])
+    def test_a_partition_that_begins_paused_without_a_commit_has_the_position_of_its_start(
+        self, stage: Stage, start_at: str
+    ) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"1", b"2")
+        source = stage.source(topic, group="g", start_paused=True, start_at=start_at)
+        stage.settle(source, 1)
+
+        assert stage.position(source, Partition(topic, 0)) == (0 if start_at == "earliest" else 2)
+        assert source.committable() == ({} if start_at == "earliest" else {Partition(topic, 0): 2})
+        stage.write(topic, b"3")
+        source.resume([Partition(topic, 0)])
+        expected = [b"1", b"2", b"3"] if start_at == "earliest" else [b"3"]
+        assert values(stage.batches(source, len(expected))) == expected
+
+    def test_a_partition_that_begins_paused_has_its_committed_offset_as_position(self, stage: Stage) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"1", b"2", b"3")
+        first = stage.source(topic, group="g", max_batch_records=2)
+        finish(first, stage.batches(first, 2))
+        first.close()
+        second = stage.source(topic, group="g", start_paused=True)
+        stage.settle(second, 1)
+
+        assert stage.position(second, Partition(topic, 0)) == 2
+        second.resume([Partition(topic, 0)])
+        assert values(stage.batches(second, 1)) == [b"3"]
+
+    def test_a_partition_that_comes_back_is_paused_again_and_of_another_generation(self, stage: Stage) -> None:
+        topic = stage.topic(2)
+        one = stage.source(topic, group="g", start_paused=True)
+        stage.settle(one, 2)
+        one.resume(one.assignment())
+        before = one.generations()
+        assert set(before) == one.assignment()
+        two = stage.source(topic, group="g", start_paused=True)
+        stage.settle(two, 1, one)
+        (moved,) = two.assignment()
+        (stayed,) = one.assignment()
+        assert one.generations() == {stayed: before[stayed]}
+
+        two.close()
+        stage.settle(one, 2)
+        stage.write(topic, b"to the one that stayed", partition=stayed.number)
+        stage.write(topic, b"to the one that came back", partition=moved.number)
+
+        assert values(stage.batches(one, 1)) == [b"to the one that stayed"]
+        stage.quiet(one)
+        assert one.generations()[stayed] == before[stayed]
+        assert one.generations()[moved] != before[moved]
+        one.resume([moved])
+        assert values(stage.batches(one, 1)) == [b"to the one that came back"]
+
+    def test_the_position_is_the_first_offset_that_is_not_done(self, stage: Stage) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"1", b"2", b"3")
+        source = stage.source(topic, group="g", max_batch_records=1)
+        assert source.position(Partition(topic, 0)) is None
+        one, two, three = stage.batches(source, 3)
+
+        positions = [source.position(Partition(topic, 0))]
+        for batch in (two, one, three):
+            source.done(batch)
+            positions.append(source.position(Partition(topic, 0)))
+
+        assert positions == [0, 0, 2, 3]
+        assert source.position(Partition("not ours", 0)) is None
+        source.close()
+        assert source.position(Partition(topic, 0)) is None
+
+    def test_going_back_brings_the_position_back(self, stage: Stage) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"1", b"2")
+        source = stage.source(topic, group="g", max_batch_records=1)
+        one, _two = stage.batches(source, 2)
+        source.done(one)
+
+        source.go_back()
+
+        assert source.position(Partition(topic, 0)) == 1
+
+    def test_a_partition_that_is_paused_in_the_midst_of_a_fetch_is_read_on_when_it_is_resumed(
+        self, stage: Stage
+    ) -> None:
+        topic = stage.topic(2)
+        stage.write(topic, *(b"%d" % number for number in range(6)), partition=0)
+        source = stage.source(topic, group="g", max_batch_records=2)
+        assert values(stage.batches(source, 2)) == [b"0", b"1"]
+        source.pause([Partition(topic, 0)])
+        stage.quiet(source, 2)
+        stage.write(topic, b"of the other", partition=1)
+        assert values(stage.batches(source, 1)) == [b"of the other"]
+
+        source.resume([Partition(topic, 0)])
+
+        assert values(stage.batches(source, 4)) == [b"2", b"3", b"4", b"5"]
+
     # -- bounds and looking -----------------------------------------------------------------------------------
 
     def test_a_batch_holds_at_most_so_many_messages(self, stage: Stage) -> None:
@@ -432,6 +599,128 @@ class TransportContract:
 
         assert 0.0 <= source.last_answer_age_s < 3.0
 
+    # -- ranges -----------------------------------------------------------------------------------------------
+
+    def test_a_range_gives_its_offsets_and_no_other_with_all_that_they_carry(self, stage: Stage) -> None:
+        topic = stage.topic(2, FOR_EVER)
+        stage.publisher().publish(
+            [OutgoingMessage(topic, b"k", b"%d" % n, (("h", b"x"),), 1_700_000_000_000 + n, 1) for n in range(7)]
+        )
+        reader = stage.reader(topic, 2, 5, partition=1, max_batch_records=2)
+        assert (reader.position, reader.done, reader.skipped) == (2, False, 0)
+
+        batches = stage.read_range(reader)
+
+        assert places(batches) == [(1, 2), (1, 3), (1, 4)]
+        assert [len(batch) for batch in batches] == [2, 1]
+        assert all(batch.partitions == (Partition(topic, 1),) for batch in batches)
+        assert values(batches) == [b"2", b"3", b"4"]
+        assert batches[0].keys == [b"k", b"k"]
+        assert [list(headers) for headers in batches[0].headers] == [[("h", b"x")], [("h", b"x")]]
+        assert batches[0].timestamps_ms.tolist() == [1_700_000_000_002, 1_700_000_000_003]
+        assert (reader.position, reader.done, reader.skipped) == (5, True, 0)
+        assert reader.poll(0.1) is None
+
+    def test_an_empty_range_is_done_at_once(self, stage: Stage) -> None:
+        reader = stage.reader(stage.topic(), 0, 0)
+
+        assert reader.done
+        assert reader.poll(0.1) is None
+
+    def test_a_range_whose_start_retention_has_removed_begins_at_what_exists_and_counts_what_is_gone(
+        self, stage: Stage
+    ) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"0", b"1", b"2", b"3")
+        stage.trim(topic, 0, 3)
+        reader = stage.reader(topic, 1, 4)
+
+        assert values(stage.read_range(reader)) == [b"3"]
+        assert (reader.position, reader.skipped) == (4, 2)
+
+    def test_a_range_that_retention_has_removed_as_a_whole_is_done_and_counts_all(self, stage: Stage) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"0", b"1", b"2", b"3")
+        stage.trim(topic, 0, 3)
+        reader = stage.reader(topic, 0, 2)
+
+        assert stage.read_range(reader) == []
+        assert (reader.position, reader.skipped) == (2, 2)
+
+    def test_a_range_is_read_without_touching_the_group_that_reads_the_topic(self, stage: Stage) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"0", b"1", b"2")
+        source = stage.source(topic, group="g", start_paused=True)
+        stage.settle(source, 1)
+        stage.position(source, Partition(topic, 0))
+        rebalances = source.rebalances
+
+        assert values(stage.read_range(stage.reader(topic, 0, 2))) == [b"0", b"1"]
+
+        stage.quiet(source, 2)
+        assert (source.position(Partition(topic, 0)), source.rebalances) == (0, rebalances)
+        assert stage.commits("g", topic) == {}
+
+    def test_an_end_that_does_not_exist_yet_is_waited_for(self, stage: Stage) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"0")
+        reader = stage.reader(topic, 0, 2)
+        while reader.position < 1:
+            reader.poll(0.5)
+        assert reader.poll(0.3) is None
+        assert not reader.done
+
+        stage.write(topic, b"1")
+
+        assert values(stage.read_range(reader)) == [b"1"]
+
+    def test_an_offset_behind_the_end_of_the_log_is_an_error_and_no_hole(self, stage: Stage) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"0")
+
+        with pytest.raises(OffsetOutOfRange, match="holds no longer") as refusal:
+            stage.read_range(stage.reader(topic, 5, 6))
+
+        assert (refusal.value.partition, refusal.value.offset) == (Partition(topic, 0), 5)
+
+    def test_a_closed_reader_says_so(self, stage: Stage) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"0")
+        reader = stage.reader(topic, 0, 1)
+        reader.close()
+        reader.close()
+
+        with pytest.raises(ValueError, match="closed"):
+            reader.poll(0.1)
+
+    def test_bounds_are_those_of_each_partition_as_retention_left_it(self, stage: Stage) -> None:
+        topic = stage.topic(3)
+        stage.write(topic, b"0", b"1", b"2", partition=0)
+        stage.write(topic, b"0", partition=1)
+        stage.trim(topic, 0, 2)
+
+        assert stage.bounds(topic, 0, 1, 2) == {
+            Partition(topic, 0): (2, 3),
+            Partition(topic, 1): (0, 1),
+            Partition(topic, 2): (0, 0),
+        }
+        assert stage.bounds(topic) == {}
+
+    @pytest.mark.parametrize(("topic", "number"), [(None, 1), ("unheard.of", 0)])
+    def test_bounds_of_what_does_not_exist_say_so(self, stage: Stage, topic: str | None, number: int) -> None:
+        topic = topic or stage.topic()
+
+        with pytest.raises(BrokerUnavailable, match=rf"there is no {topic}\[{number}\]"):
+            stage.bounds(topic, number)
+
+    def test_the_offset_at_a_time_is_that_of_the_first_message_as_young_and_else_the_end(self, stage: Stage) -> None:
+        topic = stage.topic(configuration=FOR_EVER)
+        times = [1_700_000_000_000, 1_700_000_002_000, 1_700_000_001_000, 1_700_000_003_000]
+        stage.publisher().publish([OutgoingMessage(topic, None, b"", (), time_ms) for time_ms in times])
+
+        asked = [-1, 1_700_000_000_000, 1_700_000_000_001, 1_700_000_002_001, 1_700_000_003_001]
+        assert [stage.offset_at(topic, time_ms) for time_ms in asked] == [0, 0, 1, 3, 4]
+
     # -- publishing -------------------------------------------------------------------------------------------
 
     def test_messages_with_the_same_key_stay_in_order(self, stage: Stage) -> None:
@@ -444,6 +733,24 @@ class TransportContract:
                 assert value is not None
                 by_key.setdefault(key, []).append(int(value))
         assert by_key == {b"k%d" % n: list(range(n, 50, 5)) for n in range(5)}
+
+    def test_a_message_goes_to_the_partition_that_it_names_whatever_its_key(self, stage: Stage) -> None:
+        topic = stage.topic(4)
+
+        stage.publisher().publish([OutgoingMessage(topic, b"same", None, partition=n) for n in (3, 0, 2, 3)])
+
+        assert sorted(places(list(stage.read(topic, timeout_s=10.0)))) == [(0, 0), (2, 0), (3, 0), (3, 1)]
+
+    def test_a_partition_that_the_topic_does_not_have_is_named_and_the_publisher_goes_on(self, stage: Stage) -> None:
+        topic = stage.topic(2)
+        publisher = stage.publisher()
+
+        with pytest.raises(PublishFailed, match=r"only partitions \[0, 1\]") as failure:
+            publisher.publish([OutgoingMessage(topic, None, b"1", partition=2)])
+        publisher.publish([OutgoingMessage(topic, None, b"2", partition=1)])
+
+        assert (failure.value.retriable, failure.value.topic) == (False, topic)
+        assert values(list(stage.read(topic, timeout_s=10.0))) == [b"2"]
 
     def test_a_message_that_is_too_large_is_known_before_anything_is_sent(self, stage: Stage) -> None:
         topic = stage.topic()
@@ -514,3 +821,25 @@ class TransportContract:
         assert stage.create(**{wanted: 2, existing: 1}) == [wanted]
         assert stage.missing(wanted, existing) == []
         assert stage.create(**{wanted: 2}) == []
+
+    def test_a_topic_created_again_under_its_name_has_another_identity(self, stage: Stage) -> None:
+        topic, other = stage.topic(), stage.topic()
+        first = stage.identity(topic)
+
+        assert first is not None
+        assert first not in (stage.identity(other), None)
+        assert stage.identity(topic) == first
+        stage.create_again(topic)
+
+        assert stage.identity(topic) not in (first, None)
+
+    def test_of_a_topic_that_does_not_exist_nothing_is_told(self, stage: Stage) -> None:
+        assert stage.identity("unheard.of") is None
+        assert stage.configuration("unheard.of") == {}
+
+    def test_a_topics_configuration_holds_what_it_was_created_with_and_the_brokers_defaults(self, stage: Stage) -> None:
+        topic = stage.topic(configuration={"cleanup.policy": "compact"})
+
+        configuration = stage.configuration(topic)
+
+        assert (configuration["cleanup.policy"], configuration["retention.ms"]) == ("compact", "604800000")

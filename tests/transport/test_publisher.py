@@ -141,3 +141,34 @@ def test_a_messages_size_is_never_less_than_what_the_client_counts(
     counted = DefaultRecordBatchBuilder.estimate_size_in_bytes(message.key, message.value, list(headers))
 
     assert counted <= message.size_bytes <= counted + 100 + 10 * len(headers)
+
+
+def test_a_partition_that_is_unknown_to_an_old_producer_may_be_known_to_the_next(
+    stage: FakeStage, cluster: FakeCluster
+) -> None:
+    topic = stage.topic()
+    publisher = stage.publisher()
+    publisher.publish(_messages(topic, b"0"))
+    message = OutgoingMessage(topic, None, b"1", partition=1)
+
+    with pytest.raises(PublishFailed) as failure:
+        publisher.publish([message])
+    assert failure.value.retriable
+    with pytest.raises(PublishFailed) as failure:
+        publisher.publish([message])
+    assert not failure.value.retriable
+    stage.add_partitions(topic, 2)
+    publisher.publish([message])
+
+    assert [(each.partition, each.value) for each in cluster.messages(topic)] == [(0, b"0"), (1, b"1")]
+
+
+def test_a_partition_below_0_is_refused_before_anything_is_sent(stage: FakeStage, cluster: FakeCluster) -> None:
+    topic = stage.topic()
+
+    with pytest.raises(ValueError, match=r"message 1 .* partition -1"):
+        stage.publisher().publish(
+            [OutgoingMessage(topic, None, b"0"), OutgoingMessage(topic, None, b"1", partition=-1)]
+        )
+
+    assert cluster.messages(topic) == []

@@ -336,6 +336,54 @@ def test_a_start_that_cannot_be_looked_up_is_tried_again(stage: FakeStage, clust
     assert source.committable() == {T0: 1}
 
 
+# -- partitions that come and go ------------------------------------------------------------------------------
+
+
+def test_partitions_lost_and_gained_again_within_one_poll_are_paused_and_of_another_generation(
+    stage: FakeStage, cluster: FakeCluster
+) -> None:
+    topic = stage.topic(2)
+    source = stage.source(topic, group="g", start_paused=True)
+    stage.settle(source, 2)
+    source.resume(source.assignment())
+    before = source.generations()
+    stage.write(topic, b"1", partition=0)
+    cluster.evict("g")
+
+    stage.quiet(source)
+
+    assert source.assignment() == set(before)
+    assert not set(before.values()) & set(source.generations().values())
+    source.resume([T0])
+    assert values(stage.batches(source, 1)) == [b"1"]
+
+
+def test_looking_asks_nobody(stage: FakeStage, cluster: FakeCluster) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"1")
+    source = stage.source(topic, group="g", start_paused=True)
+    stage.settle(source, 1)
+    cluster.away = True
+    before = cluster.clock()
+
+    assert source.position(T0) == 0
+    assert source.generations().keys() == {T0}
+    assert source.lag() == {}
+    assert cluster.clock() == before
+
+
+def test_a_start_that_cannot_be_looked_up_leaves_the_position_unknown(stage: FakeStage, cluster: FakeCluster) -> None:
+    topic = stage.topic()
+    source = stage.source(topic, group="g", start_at="latest", start_paused=True)
+    cluster.fail("end_offsets", kafka_errors.KafkaTimeoutError())
+
+    assert source.poll() is None
+    assert source.assignment() == {T0}
+    assert source.position(T0) is None
+    assert source.poll() is None
+    assert source.position(T0) == 0
+
+
 # -- bounds ---------------------------------------------------------------------------------------------------
 
 

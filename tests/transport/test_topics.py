@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from kafka import errors as kafka_errors
+from kafka.errors import KafkaError
 
 from tests.fakes import FakeCluster
 from tests.transport.conftest import FakeStage
@@ -67,3 +68,32 @@ def test_listing_topics_without_a_broker_fails_in_time(stage: FakeStage, cluster
 
     with pytest.raises(BrokerUnavailable):
         stage.missing("t")
+
+
+@pytest.mark.parametrize(
+    "error", [kafka_errors.TopicAuthorizationFailedError({"t"}), kafka_errors.ClusterAuthorizationFailedError()]
+)
+def test_a_configuration_that_may_not_be_asked_for_is_empty(
+    stage: FakeStage, cluster: FakeCluster, error: KafkaError
+) -> None:
+    topic = stage.topic()
+    cluster.fail("describe_configs", error)
+
+    assert stage.configuration(topic) == {}
+
+
+@pytest.mark.parametrize("question", ["identity", "configuration"])
+def test_what_nobody_tells_about_a_topic_is_an_error_and_not_nothing(
+    stage: FakeStage, cluster: FakeCluster, question: str
+) -> None:
+    topic = stage.topic()
+    cluster.fail("describe_topics", kafka_errors.RequestTimedOutError())
+    cluster.fail("describe_configs", kafka_errors.RequestTimedOutError())
+    with pytest.raises(BrokerUnavailable):
+        getattr(stage, question)(topic)
+
+    cluster.away = True
+    before = cluster.clock()
+    with pytest.raises(BrokerUnavailable):
+        getattr(stage, question)(topic)
+    assert cluster.clock() - before <= 3.0
