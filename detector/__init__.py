@@ -3,8 +3,18 @@
 from detector.decode import Decoder, Echo, Reject, RejectReason
 from detector.detector import Detector, Verdicts
 from detector.encode import Encoder
-from detector.errors import ArtifactError, ArtifactRefusal, DetectorError, StreamDefinitionError, TrainingDataError
+from detector.errors import (
+    ArtifactError,
+    ArtifactRefusal,
+    DetectorError,
+    HistoryMismatch,
+    StreamDefinitionError,
+    TrainingDataError,
+)
 from detector.explain import Contribution, Explanation
+from detector.history import History, HistoryChanges, HistoryState, HistoryUndo
+from detector.history_blocks import Block, count_blocks, entities_per_block, pack_block, unpack_block
+from detector.history_file import pack_state, read_state
 from detector.networks import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from detector.records import MessageBatch, Messages, Records
 from detector.registry import ModelDirectory
@@ -17,6 +27,7 @@ __all__ = [
     "ArtifactError",
     "ArtifactRefusal",
     "Autoencoder",
+    "Block",
     "Contribution",
     "Decoder",
     "DenoisingAutoencoder",
@@ -25,6 +36,11 @@ __all__ = [
     "Echo",
     "Encoder",
     "Explanation",
+    "History",
+    "HistoryChanges",
+    "HistoryMismatch",
+    "HistoryState",
+    "HistoryUndo",
     "LinearAutoencoder",
     "MessageBatch",
     "Messages",
@@ -40,8 +56,14 @@ __all__ = [
     "Verdicts",
     "as_table",
     "check_resolvable",
+    "count_blocks",
     "decode_table",
+    "entities_per_block",
     "fit_threshold",
+    "pack_block",
+    "pack_state",
+    "read_state",
     "records_of_matrix",
     "stream_of_matrix",
+    "unpack_block",
 ]

@@ -33,6 +33,7 @@ from detector.detector import Detector
 from detector.encode import Encoder
 from detector.errors import ArtifactError, ArtifactRefusal, StreamDefinitionError
 from detector.golden import golden_scores, make_golden
+from detector.history import History
 from detector.networks import build
 from detector.scoring import Scorer
 from detector.stream import StreamDefinition
@@ -61,7 +62,7 @@ def pack(detector: Detector, files: Mapping[str, bytes] | None = None) -> tuple[
     scorer = detector.scorer
     tensors = {f"network.{name}": tensor for name, tensor in scorer.network.state_dict().items()}
     tensors |= {f"encoder:{name}": torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    tensors |= {f"scorer.{name}": getattr(scorer, name) for name in ("centre", "deviation", "whitening")}
+    tensors |= {f"scorer.{name}": tensor for name, tensor in scorer.state().items()}
     content = {
         _WEIGHTS: save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}),
         _GOLDEN: _json(make_golden(detector)),
@@ -74,6 +75,7 @@ def pack(detector: Detector, files: Mapping[str, bytes] | None = None) -> tuple[
         "encoder": configs,
         "architecture": scorer.network.architecture(),
         "threshold": detector.threshold.to_json(),
+        "history": detector.history and detector.history.to_json(),
         "facts": detector.facts,
         "confidential": "as confidential as the data that it was fitted on: ranges and category values stem from it",
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())},
@@ -171,12 +173,14 @@ def _restore(directory: Path, raw: bytes, manifest: dict[str, Any]) -> Detector:
     network.load_state_dict(
         {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
     )
-    scorer = Scorer(network, *(tensors[f"scorer.{name}"] for name in ("centre", "deviation", "whitening")))
+    scorer = Scorer(network, **{name: tensors[f"scorer.{name}"] for name in Scorer.STATE})
+    stream = StreamDefinition.model_validate(manifest["stream"])
     detector = Detector(
-        StreamDefinition.model_validate(manifest["stream"]),
+        stream,
         Encoder.restore(manifest["encoder"], arrays),
         scorer,
         Threshold.from_json(manifest["threshold"]),
+        history=History.from_json(stream, manifest["history"]) if stream.history_features else None,
         facts=manifest["facts"],
         version=version,
         sha256=hashlib.sha256(raw).hexdigest(),

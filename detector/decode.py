@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from detector import times
 from detector.records import MessageBatch, Records
-from detector.stream import CategoryFeature, NumberFeature, StreamDefinition, TimeFeature
+from detector.stream import OF_VALUES, CategoryFeature, NumberFeature, StreamDefinition, TimeFeature, TimeField, span_us
 
 MAX_DEPTH = 64
 """Deepest nesting that is read; more brackets than this in a record cost it a closer look."""
@@ -24,6 +25,7 @@ Column = list[Any] | NDArray[Any]
 """Raw values of one field: what JSON gave, or an array of numbers or times that a table had."""
 
 _BOM = b"\xef\xbb\xbf"
+_LATEST_MS = 253_402_300_799_999  # the last of the year 9999
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
 
@@ -41,6 +43,7 @@ class RejectReason(StrEnum):
     WRONG_TYPE = "wrong_type"
     NOT_FINITE = "not_finite"
     BAD_TIME = "bad_time"
+    FUTURE_TIME = "future_time"
 
 
 @dataclass(frozen=True)
@@ -67,34 +70,44 @@ class RejectedValueError(ValueError):
 
 @dataclass(frozen=True)
 class Role:
-    """All that one field is used for, and so how it is read."""
+    """All that one field is used for, and so how it is read.
+
+    With `checked` every value's type is checked as the column is made; a message's are, by the JSON decoder.
+    """
 
     path: str
     number: bool = False
     from_string: bool = False
     text: bool = False
     label: bool = False
+    arrival: bool = False
     raw: bool = False
     time: tuple[str, str] | None = None
     required: bool = False
+    checked: bool = False
 
 
 def roles_of(stream: StreamDefinition) -> tuple[Role, ...]:
     """How each field of the stream is read, in the order of `stream.paths`."""
     roles = []
     for path in stream.paths:
-        features = [feature for feature in stream.feature if feature.field == path]
+        features = [feature for feature in stream.field_features if feature.field == path]
         numbers = [feature for feature in features if isinstance(feature, NumberFeature)]
+        statistics = {feature.statistic for feature in stream.history_features if feature.of == path}
         is_event_time = stream.time is not None and path == stream.time.field
+        is_arrival = stream.time is not None and path == stream.time.arrival
         roles.append(
             Role(
                 path=path,
-                number=bool(numbers),
+                number=bool(numbers) or bool(statistics - OF_VALUES),
                 from_string=any(feature.from_string for feature in numbers),
-                text=path in (stream.id, stream.key) or any(isinstance(f, CategoryFeature) for f in features),
+                text=path in (stream.id, stream.key)
+                or bool(statistics & OF_VALUES)
+                or any(isinstance(f, CategoryFeature) for f in features),
                 label=stream.label is not None and path == stream.label.field,
+                arrival=is_arrival,
                 time=stream.time_format(path)
-                if is_event_time or any(isinstance(f, TimeFeature) for f in features)
+                if is_event_time or is_arrival or any(isinstance(f, TimeFeature) for f in features)
                 else None,
                 required=path == stream.id or is_event_time or any(feature.required for feature in features),
             )
@@ -273,7 +286,10 @@ def assemble(
         values = columns[role.path]
         if role.required:
             reject(
-                np.flatnonzero(_is_missing(values)), RejectReason.MISSING_FIELD, role.path, "is missing, and required"
+                np.flatnonzero(_is_missing(role, values)),
+                RejectReason.MISSING_FIELD,
+                role.path,
+                "is missing, and required",
             )
         if role.number:
             numbers[role.path] = _number_column(role, values, reject)
@@ -283,8 +299,17 @@ def assemble(
             texts[role.path] = _text_column(role, values, reject)
         if role.label and stream.label is not None:
             labels = _label_column(stream.label.anomalous, values)
-    features = {feature.field for feature in stream.feature if isinstance(feature, CategoryFeature)}
-    categories = {path: column for path, column in texts.items() if path in features}
+    wanted = {feature.field for feature in stream.field_features if isinstance(feature, CategoryFeature)}
+    wanted |= {feature.of for feature in stream.history_features if feature.of and feature.statistic in OF_VALUES}
+    categories = {path: column for path, column in texts.items() if path in wanted}
+    if stream.time is not None and stream.history_features:
+        ahead = _is_ahead(stream.time, stamps, np.asarray(batch.timestamps_ms)[rows])
+        reject(
+            np.flatnonzero(ahead),
+            RejectReason.FUTURE_TIME,
+            stream.time.field,
+            f"is more than max_ahead ({stream.time.max_ahead}) after the record arrived",
+        )
     records = Records(
         rows=rows,
         partition_index=np.asarray(batch.partition_index)[rows],
@@ -303,12 +328,26 @@ def assemble(
     return records, [rejected[row] for row in sorted(rejected)]
 
 
-def _is_missing(values: Column) -> NDArray[np.bool_]:
-    """Which raw values of a column are missing, (n,)."""
+def _is_ahead(
+    time: TimeField, stamps: Mapping[str, NDArray[np.datetime64]], timestamps_ms: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which records claim to be of a time long after their arrival, (n,); none where nobody knows when they arrived."""
+    arrived = np.clip(timestamps_ms, 0, _LATEST_MS).astype("datetime64[ms]").astype("datetime64[us]")
+    arrived[timestamps_ms < 0] = times.NOT_A_TIME
+    if time.arrival is not None:
+        arrived = np.where(np.isnat(arrived), stamps[time.arrival], arrived)
+    ahead: NDArray[np.bool_] = stamps[time.field].astype(np.int64) - span_us(time.max_ahead) > arrived.astype(np.int64)
+    ahead &= ~np.isnat(arrived) & ~np.isnat(stamps[time.field])
+    return ahead
+
+
+def _is_missing(role: Role, values: Column) -> NDArray[np.bool_]:
+    """Which raw values of a column are missing, (n,): nulls, and empty texts where a text may stand at all."""
     if isinstance(values, np.ndarray):
         missing: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else np.isnat(values)
         return missing
-    return np.array([value is None or value == "" for value in values], np.bool_)
+    absent = (None,) if _wire_type(role) == (float | None) else (None, "")
+    return np.array([value in absent for value in values], np.bool_)
 
 
 _Rejecter = Callable[[NDArray[np.int64], RejectReason, str, str], None]
@@ -318,7 +357,7 @@ def _number_column(role: Role, values: Column, reject: _Rejecter) -> NDArray[np.
     """Numbers as float64 (n,), NaN where missing."""
     if isinstance(values, np.ndarray):
         column = values
-    elif role.from_string or role.text or role.time is not None:
+    elif role.checked or role.from_string or role.text or role.time is not None:
         column = np.full(len(values), np.nan)
         wrong = []
         for row, value in enumerate(values):
@@ -337,10 +376,10 @@ def _number_column(role: Role, values: Column, reject: _Rejecter) -> NDArray[np.
 
 
 def _as_number(value: Any, *, from_string: bool) -> float | None:
-    """A JSON scalar as a number, NaN where missing, None where it is none."""
+    """A raw value as a number, NaN where missing, None where it is none."""
     if value is None:
         return float("nan")
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         return None
     if isinstance(value, str):
         if not from_string:

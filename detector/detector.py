@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from detector.decode import Decoder, Echo, Reject
 from detector.encode import Encoder, Notes
 from detector.explain import Explanation, explain
+from detector.history import History, HistoryChanges, HistoryState
 from detector.records import MessageBatch, Records
 from detector.scoring import Scorer
 from detector.stream import NumberFeature, StreamDefinition
@@ -58,6 +59,7 @@ class Detector:
         encoder: Records to matrix.
         scorer: Matrix to scores.
         threshold: The boundary, and what it promises.
+        history: What is remembered of entities, None where the stream has no features from it.
         facts: What the artifact's manifest tells people: when and on what it was trained, metrics, library versions.
         version: Version of the artifact that it was read from, None before.
         sha256: Hash of that artifact's manifest, None before.
@@ -70,11 +72,13 @@ class Detector:
         scorer: Scorer,
         threshold: Threshold,
         *,
+        history: History | None = None,
         facts: Mapping[str, Any] | None = None,
         version: str | None = None,
         sha256: str | None = None,
     ) -> None:
         self.stream, self.encoder, self.scorer, self.threshold = stream, encoder, scorer, threshold
+        self.history = history
         self.facts: dict[str, Any] = dict(facts or {})
         self.version, self.sha256 = version, sha256
         self._decoder = Decoder(stream)
@@ -82,7 +86,8 @@ class Detector:
 
     def __repr__(self) -> str:
         version = "" if self.version is None else f", version={self.version!r}"
-        return f"<Detector {self.name!r} of {', '.join(self.features)}; threshold={self.threshold.value:.4g}{version}>"
+        names = ", ".join(self.feature_names)
+        return f"<Detector {self.name!r} of {names}; threshold={self.threshold.value:.4g}{version}>"
 
     @property
     def name(self) -> str:
@@ -90,7 +95,7 @@ class Detector:
         return self.stream.name
 
     @property
-    def features(self) -> list[str]:
+    def feature_names(self) -> list[str]:
         """Names of the features that are scored."""
         return self.encoder.names
 
@@ -108,19 +113,31 @@ class Detector:
         """The fields of one decodable message value that alerts may repeat, by path."""
         return self._echo(value)
 
-    def judge(self, records: Records, state: None = None, *, explanations: bool = True) -> tuple[Verdicts, None]:
+    def judge(
+        self,
+        records: Records,
+        state: Sequence[HistoryState] | None = None,
+        *,
+        explanations: bool = True,
+        listed: int | None = None,
+    ) -> tuple[Verdicts, tuple[HistoryChanges, ...]]:
         """Score records, and say of each whether it is anomalous and of the anomalous ones why.
 
-        Pure: the same records and state give the same verdicts, bit for bit, in whatever batches they come.
+        Pure: the same records and state give the same verdicts, bit for bit, in whatever batches they come. The state
+        itself is not changed. Only how an explanation was made may differ, where a batch has very many anomalies: see
+        `explain`.
 
         Args:
             records: Decoded records of this stream.
-            state: What earlier records left behind. This detector keeps none.
+            state: What earlier records left behind, one for each partition (`records.partition_index` says which);
+                None for nothing, or where records carry their history features already.
             explanations: Whether to say why; without them `Verdicts.explanations` is empty.
+            listed: How many features each explanation lists, None for all.
 
         Returns:
-            The verdicts, and the changes to the state (none).
+            The verdicts, and the changes to each state, to be applied once the verdicts are acknowledged.
         """
+        records, changes = self._remember(records, state)
         notes = Notes()
         scores = self.scorer.score(self.encoder.encode(records, notes))
         finite = np.isfinite(scores)
@@ -129,16 +146,54 @@ class Detector:
             scores=scores,
             threshold=self.threshold.value,
             anomalies=anomalies,
-            explanations=self.explain(records.take(anomalies)) if explanations else (),
+            explanations=self.explain(records.take(anomalies), listed=listed) if explanations else (),
             unscorable=np.flatnonzero(~finite),
             missing={name: int(mask.sum()) for name, mask in notes.missing.items()},
             unseen={name: int(mask.sum()) for name, mask in notes.unseen.items()},
         )
-        return verdicts, state
+        return verdicts, changes
 
-    def explain(self, records: Records) -> tuple[Explanation, ...]:
-        """Why each of a few records scores as it does, sensitive values left out."""
-        return explain(self.encoder, self.scorer, records, is_sensitive=self.stream.is_sensitive)
+    def _remember(
+        self, records: Records, state: Sequence[HistoryState] | None
+    ) -> tuple[Records, tuple[HistoryChanges, ...]]:
+        """Records with their history features, and what they change in each state."""
+        if self.history is None or (state is None and records.history):
+            return records, ()
+        states = state if state is not None else self._nothing_known(records)
+        return self.history.fold_all(states, records)
+
+    def _nothing_known(self, records: Records) -> list[HistoryState]:
+        assert self.history is not None  # noqa: S101 - asked by the caller
+        return [self.history.new_state() for _ in range(int(records.partition_index.max(initial=0)) + 1)]
+
+    def features(self, data: Any, state: HistoryState | None = None) -> dict[str, NDArray[np.float64]]:
+        """The history features of records by name, each (n,), NaN where there is no history yet.
+
+        Args:
+            data: What `records` accepts, in the order of its entities' records.
+            state: What earlier records left behind (`history.new_state()` for a beginning); it is carried on, so that
+                the next call goes on where this one ended. Without one, history begins with these records.
+
+        Raises:
+            ValueError: This stream has no history features.
+        """
+        if self.history is None:
+            raise ValueError(f"stream {self.name!r} has no history features: add [[feature]] of kind history")
+        records = self.records(data)
+        state = state if state is not None else self.history.new_state()
+        found, changes = self.history.fold(state, records)
+        state.apply(changes)
+        return found
+
+    def explain(self, records: Records, *, listed: int | None = None) -> tuple[Explanation, ...]:
+        """Why each of a few records scores as it does, sensitive values left out; `listed` features of each, or all.
+
+        Where ablation would take more than a few seconds, it is done for those with the highest scores and the others
+        are explained by their residuals; `Explanation.explained_by` says which. Records of a stream with history
+        features need to carry them, or history begins with these records.
+        """
+        records, _ = self._remember(records, None)
+        return explain(self.encoder, self.scorer, records, listed=listed, is_sensitive=self.stream.is_sensitive)
 
     def records(self, data: Any) -> Records:
         """Data of any accepted form as records.
@@ -163,20 +218,27 @@ class Detector:
         return records
 
     def score(self, data: Any) -> NDArray[np.float64]:
-        """Anomaly scores (n,), higher is stranger; accepts what `records` accepts."""
-        return self.scorer.score(self.encoder.encode(self.records(data)))
+        """Anomaly scores (n,), higher is stranger; accepts what `records` accepts.
+
+        Where the stream has history features, history begins with these records.
+        """
+        return self.scorer.score(self._matrix(data))
+
+    def _matrix(self, data: Any) -> NDArray[np.float32]:
+        records, _ = self._remember(self.records(data), None)
+        return self.encoder.encode(records)
 
     def score_features(self, data: Any) -> NDArray[np.float64]:
-        """How badly each feature was rebuilt, (n, f) in the order of `features`; accepts what `records` accepts.
+        """How badly each feature was rebuilt, (n, f) in the order of `feature_names`; accepts what `records` accepts.
 
         Mean squared residuals in squared standard deviations: 1 or less on normal records, higher is stranger. For the
         reasons of a score, which knows how features go together, see `explain`.
         """
-        return self.scorer.score_features(self.encoder.encode(self.records(data)), self.encoder.slices)
+        return self.scorer.score_features(self._matrix(data), self.encoder.slices)
 
     def encode(self, data: Any) -> NDArray[np.float32]:
         """Codes (n, k): the nonlinear dimension reduction of records; accepts what `records` accepts."""
-        return self.scorer.encode(self.encoder.encode(self.records(data)))
+        return self.scorer.encode(self._matrix(data))
 
     def save(self, directory: Path | str) -> Path:
         """Write the detector as an artifact: a new directory, complete or not there at all.

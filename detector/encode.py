@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from scipy.special import ndtri
 
 from detector.errors import TrainingDataError
 from detector.records import Records
-from detector.stream import CategoryFeature, NumberFeature, StreamDefinition, TimeFeature
+from detector.stream import CategoryFeature, HistoryFeature, NumberFeature, StreamDefinition, TimeFeature
 from detector.times import to_local
 
 KNOTS = 255
@@ -88,6 +88,7 @@ class NumberEncoder:
         Transformations are Increasingly Used, But are They Merited?", Behavior Genetics 39, 2009.
     """
 
+    kind = "number"
     width = 2
     indicators = slice(1, 2)
 
@@ -109,14 +110,17 @@ class NumberEncoder:
         Raises:
             TrainingDataError: The field is missing in every record.
         """
-        column = records.numbers[feature.field]
+        return cls._fit(feature.label, feature.field, records.numbers[feature.field], log=feature.log)
+
+    @classmethod
+    def _fit(cls, label: str, field: str, column: NDArray[np.float64], *, log: bool) -> Self:
         known = column[~np.isnan(column)]
         if len(known) == 0:
             raise TrainingDataError(
-                f"feature {feature.label!r} is missing in all {len(column)} normal records: "
+                f"feature {label!r} is missing in all {len(column)} normal records: "
                 "nothing can be learned from it; remove it from the stream definition or mend the data"
             )
-        unfolded = np.sort(_unfold(known, log=feature.log))
+        unfolded = np.sort(_unfold(known, log=log))
         shares = (np.arange(KNOTS) + 0.5) / KNOTS
         quantiles = np.quantile(unfolded, shares)
         knots, place = np.unique(quantiles, return_inverse=True)
@@ -124,13 +128,16 @@ class NumberEncoder:
         # A constant number has no spread of its own; a hundredth of its size is then a notable difference.
         spread = max(float(unfolded.std()), abs(float(np.median(unfolded))) * 0.01, 1e-9)
         fitted = cls(
-            feature.label, feature.field, log=feature.log, knots=knots, scores=scores, spread=spread, centre=0.0,
+            label, field, log=log, knots=knots, scores=scores, spread=spread, centre=0.0,
             scale=1.0, missing_rate=1 - len(known) / len(column), low=float(known.min()), high=float(known.max()),
         )  # fmt: skip
         raw = fitted._raw(known)
         fitted._centre = float(raw.mean())
         fitted._scale = float(raw.std()) if raw.std() > 1e-6 else 1.0
         return fitted
+
+    def _column(self, records: Records) -> NDArray[np.float64]:
+        return records.numbers[self.field]
 
     def _raw(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         unfolded = _unfold(values, log=self._log)
@@ -140,7 +147,7 @@ class NumberEncoder:
 
     def encode(self, records: Records, notes: Notes) -> NDArray[np.float64]:
         """Columns (n, 2): the value, and the flag of a missing one."""
-        values = records.numbers[self.field]
+        values = self._column(records)
         missing = np.isnan(values)
         notes.missing[self.name] = missing
         notes.out_of_range[self.name] = (values < self.low) | (values > self.high)
@@ -153,7 +160,7 @@ class NumberEncoder:
 
     def actual(self, records: Records, row: int) -> float | None:
         """The number itself, None where missing."""
-        value = float(records.numbers[self.field][row])
+        value = float(self._column(records)[row])
         return None if np.isnan(value) else value
 
     def expected(self, columns: NDArray[np.float64]) -> float | None:
@@ -166,11 +173,29 @@ class NumberEncoder:
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that was fitted."""
         config = {
-            "kind": "number", "name": self.name, "field": self.field, "log": self._log, "spread": self._spread,
+            "kind": self.kind, "name": self.name, "field": self.field, "log": self._log, "spread": self._spread,
             "centre": self._centre, "scale": self._scale, "missing_rate": self._missing.rate, "low": self.low,
             "high": self.high,
         }  # fmt: skip
         return config, {"knots": self._knots, "scores": self._scores}
+
+
+class HistoryEncoder(NumberEncoder):
+    """A number that the entity's history gives; encoded like any other."""
+
+    kind = "history"
+
+    @classmethod
+    def fit_history(cls, feature: HistoryFeature, records: Records) -> HistoryEncoder:
+        """Fit on normal records.
+
+        Raises:
+            TrainingDataError: No record has a history that says anything of it.
+        """
+        return cls._fit(feature.label, feature.of or "", records.history[feature.label], log=feature.takes_log)
+
+    def _column(self, records: Records) -> NDArray[np.float64]:
+        return records.history[self.name]
 
 
 def _unfold(values: NDArray[np.float64], *, log: bool) -> NDArray[np.float64]:
@@ -353,6 +378,8 @@ class Encoder:
                 features.append(NumberEncoder.fit(feature, records))
             elif isinstance(feature, CategoryFeature):
                 features.append(CategoryEncoder.fit(feature, records))
+            elif isinstance(feature, HistoryFeature):
+                features.append(HistoryEncoder.fit_history(feature, records))
             else:
                 written = stream.time_format(feature.field)
                 zone = feature.zone or (written[1] if written else "UTC")
@@ -384,7 +411,9 @@ class Encoder:
         Raises:
             KeyError: A part of the state is missing.
         """
-        kinds: dict[str, Any] = {"number": NumberEncoder, "category": CategoryEncoder, "cycle": CycleEncoder}
+        kinds: dict[str, Any] = {
+            "number": NumberEncoder, "category": CategoryEncoder, "cycle": CycleEncoder, "history": HistoryEncoder,
+        }  # fmt: skip
         features = []
         for position, config in enumerate(configs):
             prefix = f"encoder.{position}."

@@ -3,6 +3,7 @@
 DetectorError
 ├── StreamDefinitionError     the stream definition is wrong: file, key and remedy
 ├── TrainingDataError         the data cannot train or calibrate a detector
+├── HistoryMismatch           a block of histories cannot be carried on with
 └── ArtifactError             an artifact is refused; `reason` is one of a closed set
 """
 
@@ -21,6 +22,10 @@ class StreamDefinitionError(DetectorError, ValueError):
 
 class TrainingDataError(DetectorError, ValueError):
     """The data cannot train or calibrate a detector; the message says how much or what is missing."""
+
+
+class HistoryMismatch(DetectorError, ValueError):  # noqa: N818 - what it is, not that it is an error
+    """A block of histories is damaged, or belongs to another history than the one that is to carry on with it."""
 
 
 class ArtifactRefusal(StrEnum):

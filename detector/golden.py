@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.encode import CategoryEncoder, CycleEncoder, NumberEncoder
+from detector.encode import CategoryEncoder, CycleEncoder, HistoryEncoder, NumberEncoder
+from detector.history import History
 from detector.records import Messages
+from detector.stream import OF_VALUES, CategoryFeature, StreamDefinition
 from detector.times import iso8601
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _COUNT = 16
 _SEED = 20180401
 _START, _YEAR_S = 1_700_000_000, 31_536_000
+_ENTITIES, _STEP_S = 4, 5_000
+_LARGEST = 1e300
 
 
 def make_golden(detector: Detector) -> dict[str, Any]:
@@ -40,30 +44,62 @@ def golden_scores(detector: Detector, golden: Mapping[str, Any]) -> NDArray[np.f
 
 def _message(detector: Detector, draw: np.random.Generator, row: int) -> dict[str, Any]:
     stream = detector.stream
-    flat: dict[str, Any] = {path: f"golden-{row}" for path in (stream.key, stream.id) if path}
+    flat: dict[str, Any] = {}
     moment = int(_START + draw.integers(_YEAR_S))
+    if detector.history is not None:  # a few entities come back, and time goes on, so that the fold is proved as well
+        moment = _START + row * _STEP_S + int(draw.integers(_STEP_S))
+        flat |= _looked_at(detector.history, draw)
     for path in stream.paths:
         written = stream.time_format(path)
         if written is not None:
             form = written[0]
             iso = iso8601(np.datetime64(moment, "s"))
             flat[path] = iso if form == "iso8601" else moment if form == "epoch_s" else moment * 1000
-    required = {feature.field for feature in stream.feature if feature.required}
+    required = {feature.field for feature in stream.field_features if feature.required}
     for feature in detector.encoder.features:
-        if isinstance(feature, CycleEncoder):
+        if isinstance(feature, (CycleEncoder, HistoryEncoder)):
             continue
         left_out = draw.random() < 0.1 and feature.field not in required | {stream.id, stream.key}
         value: Any = None
         if isinstance(feature, NumberEncoder):
             # One in four beyond the fitted range, so that the extremes of the encoding are proved as well.
-            reach = feature.high - feature.low
-            value = float(f"{feature.low + reach * draw.uniform(-0.5, 1.5):.6g}")
+            low, high = max(feature.low, -_LARGEST), min(feature.high, _LARGEST)
+            value = float(f"{low + (high - low) * draw.uniform(-0.5, 1.5):.6g}")
+            if _is_text_too(stream, feature.field):
+                value = round(value)
         elif isinstance(feature, CategoryEncoder):
             hidden = stream.is_sensitive(feature.field) or not feature.values
             value = "golden" if hidden or draw.random() < 0.1 else str(draw.choice(feature.values))
+            if isinstance(flat.get(feature.field), (int, float)):
+                continue  # a number as well, and so what can be read as both
         if not left_out:
             flat[feature.field] = value
+    flat |= {path: name for path, name in _names(stream, row).items() if not isinstance(flat.get(path), (int, float))}
     return _nest(flat)
+
+
+def _names(stream: StreamDefinition, row: int) -> dict[str, str]:
+    """Who a message is, and of which entity."""
+    names = {} if stream.key is None else {stream.key: f"golden-{row % _ENTITIES}"}
+    return names if stream.id is None else names | {stream.id: f"golden-{row}"}
+
+
+def _looked_at(history: History, draw: np.random.Generator) -> dict[str, Any]:
+    """Values of the fields that history features look at; those that are features themselves get others later."""
+    values: dict[str, Any] = {path: f"golden-{draw.integers(3)}" for path in history.layout.values}
+    for path, prior in history.priors.items():
+        value = float(f"{prior.mean + prior.deviation * draw.uniform(-1, 2):.6g}")
+        values[path] = round(value) if path in values else value
+    return values
+
+
+def _is_text_too(stream: StreamDefinition, path: str) -> bool:
+    """Whether a number field is also read as text, which only a whole number can be."""
+    return (
+        path in (stream.id, stream.key)
+        or any(isinstance(feature, CategoryFeature) and feature.field == path for feature in stream.field_features)
+        or any(feature.of == path and feature.statistic in OF_VALUES for feature in stream.history_features)
+    )
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:

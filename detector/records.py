@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,6 +74,7 @@ class Records:
         keys: Value of the entity key as text or None (missing), shape (m,), or None where the stream has none.
         labels: True for a known anomaly, shape (m,), or None where the stream has no label or no record carries one.
         event_times: The event time, datetime64[us] in UTC, shape (m,), or None where the stream declares none.
+        history: History features by name, float64 (m,), NaN is missing; empty until they were computed.
     """
 
     rows: NDArray[np.int64]
@@ -87,6 +88,7 @@ class Records:
     keys: NDArray[np.object_] | None = None
     labels: NDArray[np.bool_] | None = None
     event_times: NDArray[np.datetime64] | None = None
+    history: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,7 +101,7 @@ class Records:
                 return {path: column[rows] for path, column in value.items()}
             return None if value is None else value[rows]
 
-        return Records(**{field.name: pick(getattr(self, field.name)) for field in fields(self)})
+        return Records(**{each.name: pick(getattr(self, each.name)) for each in fields(self)})
 
     @staticmethod
     def concat(parts: Sequence[Records]) -> Records:
@@ -123,4 +125,4 @@ class Records:
                 ]
             return np.concatenate(values)
 
-        return Records(**{field.name: join(field.name) for field in fields(parts[0])})
+        return Records(**{each.name: join(each.name) for each in fields(parts[0])})

@@ -11,6 +11,7 @@ from pathlib import Path
 from detector.artifact import VERSION, pack, read_artifact, write_files
 from detector.detector import Detector
 from detector.errors import ArtifactError, ArtifactRefusal
+from detector.history_file import SUFFIX as STATE_SUFFIX
 
 PRODUCTION = "production"
 _ALIASES = "aliases.json"
@@ -65,8 +66,25 @@ class ModelDirectory:
         """
         return read_artifact(self.path(version))
 
-    def publish(self, detector: Detector, *, promote: bool = False, files: Mapping[str, bytes] | None = None) -> str:
+    def state_path(self, version: str) -> Path:
+        """Where the histories at the end of a version's training lie, if they were published."""
+        return self.root / f"{version}{STATE_SUFFIX}"
+
+    def publish(
+        self,
+        detector: Detector,
+        *,
+        promote: bool = False,
+        files: Mapping[str, bytes] | None = None,
+        state: Mapping[str, bytes] | None = None,
+    ) -> str:
         """Write a new version; the first one becomes production, a later one only where `promote` says so.
+
+        Args:
+            detector: What to publish.
+            promote: Whether it becomes production at once.
+            files: More files for people.
+            state: Files of the histories at the end of training, which lie beside the version.
 
         Returns:
             The version.
@@ -75,6 +93,8 @@ class ModelDirectory:
             FileExistsError: This very detector is published already.
         """
         version, content = pack(detector, files)
+        if state is not None:  # first, so that whoever sees the version sees its state
+            write_files(state, self.state_path(version))
         write_files(content, self.root / version)
         if promote or self.current() is None:
             self.promote(version)

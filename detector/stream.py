@@ -15,7 +15,40 @@ from detector.errors import StreamDefinitionError
 TimeFormat = Literal["iso8601", "epoch_s", "epoch_ms"]
 TimePart = Literal["hour", "weekday"]
 
+Statistic = Literal[
+    "count", "sum", "mean", "min", "max", "deviation", "ratio", "z", "distinct", "first_time", "excess",
+    "robust_mean", "robust_deviation", "robust_ratio", "robust_z", "since_last", "hour_deviation",
+]  # fmt: skip
+"""What a history feature says of an entity's own records; docs/stream.md says what each one is."""
+
+ALL = "all"
+"""The window without an end, in which old records are slowly forgotten."""
+
+OF_NUMBERS: frozenset[Statistic] = frozenset(
+    {"sum", "mean", "min", "max", "deviation", "ratio", "z", "excess",
+     "robust_mean", "robust_deviation", "robust_ratio", "robust_z"}
+)  # fmt: skip
+"""Statistics of a number; it is `of` that number."""
+
+OF_VALUES: frozenset[Statistic] = frozenset({"distinct", "first_time"})
+"""Statistics of the values of a field, whatever they are."""
+
+_ONLY_ALL: frozenset[Statistic] = frozenset(
+    {"robust_mean", "robust_deviation", "robust_ratio", "robust_z", "since_last", "hour_deviation"}
+)
+_ONLY_BOUNDED: frozenset[Statistic] = frozenset({"min", "max", "distinct", "excess"})
+_MAY_INCLUDE: frozenset[Statistic] = frozenset(
+    {"count", "sum", "mean", "min", "max", "deviation", "ratio", "z", "distinct", "excess"}
+)
+_HEAVY: frozenset[Statistic] = frozenset(
+    {"count", "sum", "mean", "min", "max", "deviation", "ratio", "distinct", "excess",
+     "robust_mean", "robust_deviation", "robust_ratio", "since_last"}
+)  # fmt: skip
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_SPAN = re.compile(r"\s*([0-9]+)\s*(s|m|h|d|w)\s*")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LONGEST_SPAN_S = 36_525 * 86_400
 _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*/\s*(hour|day|week)\s*")
 _DAYS = {"hour": 1 / 24, "day": 1.0, "week": 7.0}
 
@@ -36,14 +69,45 @@ def _known_zone(zone: str) -> str:
     return zone
 
 
+def span_us(text: str) -> int:
+    """A span such as "90s", "15m", "1h", "7d" or "2w" in microseconds.
+
+    Raises:
+        ValueError: It is none, not above zero, or above a hundred years.
+    """
+    match = _SPAN.fullmatch(text)
+    if match is None or int(match[1]) == 0:
+        raise ValueError(f'{text!r} is not a span of time: write a whole number and one of s, m, h, d, w, such as "7d"')
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST_SPAN_S:
+        raise ValueError(f"{text!r} is longer than a hundred years: write a shorter span")
+    return seconds * 1_000_000
+
+
+def _span_is_readable(text: str | None) -> str | None:
+    if text is not None:
+        span_us(text)
+    return text
+
+
 class TimeField(_Closed):
     """The event time of a record."""
 
     field: str = Field(min_length=1, description="Path of the field that holds the time.")
     format: TimeFormat = Field("iso8601", description="How the time is written.")
     zone: str = Field("UTC", description="Zone of times without an offset, and of the features hour and weekday.")
+    max_ahead: str = Field(
+        "1d",
+        description="A record this much newer than its message is rejected where history is kept: it would stop time.",
+    )
+    arrival: str | None = Field(
+        None,
+        min_length=1,
+        description="Field with the time at which a file's record arrived, in the place of a message's timestamp.",
+    )
 
     _zone = field_validator("zone")(_known_zone)
+    _spans = field_validator("max_ahead")(_span_is_readable)
 
 
 class LabelField(_Closed):
@@ -137,7 +201,87 @@ class TimeFeature(_Feature):
         return None if value is None else _known_zone(value)
 
 
-Feature = Annotated[NumberFeature | CategoryFeature | TimeFeature, Field(discriminator="kind")]
+class HistoryFeature(_Closed):
+    """A statistic of the entity's own earlier records; without any it is missing, not zero."""
+
+    kind: Literal["history"]
+    statistic: Statistic = Field(description="What is said of the entity's records.")
+    of: str | None = Field(None, min_length=1, description="Path of the field that it is said of, where it needs one.")
+    window: str = Field(ALL, description='How far it looks back, such as "7d", or "all": then old records fade.')
+    name: str = Field("", description="Name in alerts and reports; made of the other keys unless given.")
+    includes_self: bool = Field(False, description="Whether the record itself counts as one of the records.")
+    log: bool | None = Field(
+        None, description="Take the signed logarithm first; as is useful for the statistic unless given."
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _window_is_readable(cls, value: str) -> str:
+        return value if value == ALL else str(_span_is_readable(value))
+
+    @model_validator(mode="after")
+    def _keys_fit_the_statistic(self) -> Self:
+        needs = self.statistic in OF_NUMBERS | OF_VALUES
+        if needs and self.of is None:
+            kind = "number" if self.statistic in OF_NUMBERS else "field"
+            raise ValueError(f'{self.statistic} is said of a {kind}: add of = "path.of.the.{kind}"')
+        if not needs and self.of is not None and self.statistic != "count":
+            raise ValueError(f"{self.statistic} is said of records as such: remove of")
+        if self.statistic in _ONLY_ALL and self.window != ALL:
+            raise ValueError(f'{self.statistic} looks back on all records: remove window = "{self.window}"')
+        if self.statistic in _ONLY_BOUNDED and self.window == ALL:
+            raise ValueError(f'{self.statistic} needs a window: add one, such as window = "7d"')
+        if self.includes_self and self.statistic not in _MAY_INCLUDE:
+            raise ValueError(f"{self.statistic} compares a record with those before it: remove includes_self")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name that people see."""
+        if self.name:
+            return self.name
+        window = "" if self.window == ALL else self.window
+        including = "with_self" if self.includes_self else ""
+        return ".".join(part for part in (self.of, self.statistic, window, including) if part)
+
+    @property
+    def window_us(self) -> int | None:
+        """How far it looks back in microseconds, None for all records."""
+        return None if self.window == ALL else span_us(self.window)
+
+    @property
+    def takes_log(self) -> bool:
+        """Whether its logarithm is encoded."""
+        return self.statistic in _HEAVY if self.log is None else self.log
+
+
+class HistorySetting(_Closed):
+    """How the histories of entities are kept."""
+
+    mode: Literal["buckets", "exact"] = Field(
+        "buckets", description="buckets: a fixed amount of memory for each entity; exact: every record of the window."
+    )
+    max_entities: int = Field(
+        1_000_000, ge=1, description="Most entities remembered in one partition; the longest silent are forgotten."
+    )
+    max_age: str | None = Field(
+        None, description="An entity that was silent for longer than this begins anew; never unless given."
+    )
+    clip: float = Field(
+        2.5, gt=1, le=1000, description="Most that one record counts in a robust mean, in units of the mean before it."
+    )
+
+    _spans = field_validator("max_age")(_span_is_readable)
+
+    @property
+    def max_age_us(self) -> int:
+        """`max_age` in microseconds, 0 for no limit."""
+        return 0 if self.max_age is None else span_us(self.max_age)
+
+
+Feature = Annotated[NumberFeature | CategoryFeature | TimeFeature | HistoryFeature, Field(discriminator="kind")]
+FieldFeature = NumberFeature | CategoryFeature | TimeFeature
+"""A feature that is read from a field of the record itself."""
 
 
 class StreamDefinition(_Closed):
@@ -154,6 +298,7 @@ class StreamDefinition(_Closed):
     time: TimeField | None = None
     label: LabelField | None = None
     threshold: ThresholdSetting = ThresholdSetting()
+    history: HistorySetting = HistorySetting()
     feature: tuple[Feature, ...] = Field(min_length=1)
 
     @field_validator("name")
@@ -172,16 +317,22 @@ class StreamDefinition(_Closed):
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"feature {twice[0]!r} is defined twice: give one of them a name of its own")
         for shown in self.echo:
+            if whole := next((other for other in self.echo if shown.startswith(other + ".")), None):
+                raise ValueError(f"echo {shown!r} is already shown with {whole!r}, the object around it: remove one")
             for hidden in self.sensitive:
                 if self.is_sensitive(shown) or f"{hidden}.".startswith(f"{shown}."):
                     raise ValueError(f"echo {shown!r} would show sensitive {hidden!r}: remove one of the two")
         for feature in self.feature:
-            if self.label is not None and feature.field == self.label.field:
+            read = feature.of if isinstance(feature, HistoryFeature) else feature.field
+            if self.label is not None and read == self.label.field:
                 raise ValueError(
                     f"feature {feature.label!r} is the label itself: the detector would learn the answer; remove it"
                 )
             if isinstance(feature, TimeFeature) and self.time_format(feature.field) is None:
                 raise ValueError(f"time feature {feature.label!r} needs a format: iso8601, epoch_s or epoch_ms")
+            if isinstance(feature, HistoryFeature) and (self.key is None or self.time is None):
+                absent = 'key = "the entity\'s field"' if self.key is None else "[time] with the event time"
+                raise ValueError(f"feature {feature.label!r} is of an entity's history: add {absent}")
         for path in self.paths:
             if any(other.startswith(path + ".") for other in self.paths):
                 raise ValueError(f"{path!r} cannot be a value and an object with fields of its own at once")
@@ -190,8 +341,26 @@ class StreamDefinition(_Closed):
     @property
     def paths(self) -> tuple[str, ...]:
         """Every field that is read from a record, each once, in the order of the definition."""
-        roles = [self.id, self.key, self.time and self.time.field, self.label and self.label.field]
-        return tuple(dict.fromkeys([path for path in roles if path] + [feature.field for feature in self.feature]))
+        roles: list[str | None] = [self.id, self.key]
+        roles += [self.time.field, self.time.arrival] if self.time else []
+        roles += [self.label.field] if self.label else []
+        roles += [feature.field for feature in self.field_features] + [feature.of for feature in self.history_features]
+        return tuple(dict.fromkeys(path for path in roles if path))
+
+    @property
+    def field_features(self) -> tuple[FieldFeature, ...]:
+        """The features that are read from fields of the record itself."""
+        return tuple(feature for feature in self.feature if not isinstance(feature, HistoryFeature))
+
+    @property
+    def history_features(self) -> tuple[HistoryFeature, ...]:
+        """The features that come from the entity's history."""
+        return tuple(feature for feature in self.feature if isinstance(feature, HistoryFeature))
+
+    @property
+    def longest_window_us(self) -> int:
+        """The longest window of the history features that ends, in microseconds; 0 where there is none."""
+        return max((feature.window_us or 0 for feature in self.history_features), default=0)
 
     def is_sensitive(self, path: str) -> bool:
         """Whether the value of a field is never shown: it, or an object around it, is declared sensitive."""
@@ -200,10 +369,11 @@ class StreamDefinition(_Closed):
     def time_format(self, path: str) -> tuple[TimeFormat, str] | None:
         """How the time in field `path` is written and in which zone, or None where it is no time."""
         declared = [f for f in self.feature if isinstance(f, TimeFeature) and f.field == path]
-        shared = self.time if self.time is not None and (self.time.field == path or declared) else None
+        own = self.time is not None and path in (self.time.field, self.time.arrival)
+        shared = self.time if own or declared else None
         form = next((f.format for f in declared if f.format), None)
         zone = next((f.zone for f in declared if f.zone), None)
-        if shared is not None and shared.field == path:
+        if shared is not None and own:
             return shared.format, shared.zone
         if form is None:
             return None
@@ -239,7 +409,7 @@ class StreamDefinition(_Closed):
             return cls.model_validate(content)
         except ValidationError as error:
             raise StreamDefinitionError(
-                "\n".join(_explain(source, item, content) for item in _own_mistakes(error.errors()))
+                "\n".join(_explain(source, item) for item in _own_mistakes(error.errors()))
             ) from error
 
     def to_toml(self) -> str:
@@ -272,17 +442,20 @@ def _own_mistakes(errors: list[Any]) -> list[Any]:
     return [item for item in errors if not (item["type"] == "too_short" and item["loc"][0] in inner)]
 
 
+_FEATURES: tuple[type[BaseModel], ...] = (NumberFeature, CategoryFeature, TimeFeature, HistoryFeature)
 _REMEDIES = {
     "extra_forbidden": "is not a key of the stream definition: remove it or mend its spelling{near}",
     "missing": "is missing: add it",
-    "union_tag_not_found": 'has no kind: add kind = "number", "category" or "time"',
-    "union_tag_invalid": "has an unknown kind: use number, category or time",
+    "union_tag_not_found": 'has no kind: add kind = "number", "category", "time" or "history"',
+    "union_tag_invalid": "has an unknown kind: use number, category, time or history",
 }
 
 
-def _explain(source: str, item: Any, content: dict[str, Any]) -> str:
+def _explain(source: str, item: Any) -> str:
     """One validation error as file, key, what is wrong and what to do."""
-    location = [part for part in item["loc"] if part not in ("number", "category", "time") or part in content]
+    kinds = ("number", "category", "time", "history")
+    place = tuple(item["loc"])  # of a feature's key: "feature", its number, its kind, the key
+    location = [part for turn, part in enumerate(place) if (place[0], turn) != ("feature", 2) or part not in kinds]
     key = ""
     for part in location:
         key += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if key else str(part)
@@ -299,11 +472,13 @@ def _near(location: list[Any]) -> str:
     """A hint at the key that was probably meant."""
     from difflib import get_close_matches
 
-    parts: dict[str, type[BaseModel]] = {"time": TimeField, "label": LabelField, "threshold": ThresholdSetting}
+    parts: dict[str, type[BaseModel]] = {
+        "time": TimeField, "label": LabelField, "threshold": ThresholdSetting, "history": HistorySetting,
+    }  # fmt: skip
     if len(location) == 1:
         known = set(StreamDefinition.model_fields)
     elif location[0] == "feature":
-        known = {key for model in (NumberFeature, CategoryFeature, TimeFeature) for key in model.model_fields}
+        known = {key for model in _FEATURES for key in model.model_fields}
     else:
         known = set(parts[str(location[0])].model_fields) if location[0] in parts else set()
     close = get_close_matches(str(location[-1]), known, n=1)

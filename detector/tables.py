@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,12 @@ def decode_table(stream: StreamDefinition, table: pa.Table, *, first_row: int = 
     Raises:
         StreamDefinitionError: A field of the definition, other than the label, is not in the table.
     """
-    roles = roles_of(stream)
+    roles = tuple(replace(role, checked=True) for role in roles_of(stream))
     n = table.num_rows
     columns: dict[str, Any] = {}
     for role in roles:
         array = _column(table, role.path)
-        if array is None and not role.label:
+        if array is None and not role.label and not role.arrival:
             raise StreamDefinitionError(
                 f"field {role.path!r} of stream {stream.name!r} is not in the data: "
                 f"remove it from the definition, or give data with it (found: {', '.join(table.column_names[:30])})"
@@ -128,7 +129,7 @@ def records_of_matrix(stream: StreamDefinition, matrix: NDArray[Any]) -> Records
         ValueError: The matrix is not two-dimensional, not of numbers, of another width, or holds an infinity.
     """
     values = np.asarray(matrix)
-    fields = [feature.field for feature in stream.feature]
+    fields = [feature.field for feature in stream.field_features]
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise ValueError(
             f"a matrix of records has shape (n, d) and numbers; this one has {values.shape}, {values.dtype}"

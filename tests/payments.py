@@ -50,6 +50,36 @@ parts = ["hour"]
 
 STREAM = StreamDefinition.from_toml(DEFINITION)
 
+HISTORY = """
+[[feature]]
+kind = "history"
+statistic = "robust_ratio"
+of = "amount"
+
+[[feature]]
+kind = "history"
+statistic = "count"
+window = "1d"
+
+[[feature]]
+kind = "history"
+statistic = "z"
+of = "amount"
+window = "7d"
+
+[[feature]]
+kind = "history"
+statistic = "first_time"
+of = "shop.kind"
+
+[[feature]]
+kind = "history"
+statistic = "since_last"
+"""
+
+HISTORY_STREAM = StreamDefinition.from_toml(DEFINITION.replace('name = "payments"', 'name = "remembering"') + HISTORY)
+"""The same stream with features from each card's history."""
+
 
 def payment(number: int = 0, **changes: Any) -> dict[str, Any]:
     """A normal payment; the same number gives the same one. Dotted changes use `__` for the dot."""
@@ -93,3 +123,10 @@ def fitted_detector() -> Detector:
     """A detector fitted on 1,500 normal payments."""
     records = decoded([message(number) for number in range(1500)])
     return fit_detector(records, STREAM, FitSettings(most_steps=300))[0]
+
+
+@cache
+def remembering_detector() -> Detector:
+    """The same with features from each card's history."""
+    records = decoded([message(number) for number in range(1500)], HISTORY_STREAM)
+    return fit_detector(records, HISTORY_STREAM, FitSettings(most_steps=300))[0]

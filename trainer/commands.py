@@ -1,4 +1,4 @@
-"""The trainer's commands: `init`, `train`, `score` and `models`; what they print, and what their process ends with.
+"""The trainer's commands, from `init` to `models`: what they print, and what their process ends with.
 
 Importing this module loads neither torch nor pyarrow, so that `offbeat --help` is quick: each command imports what it
 needs.
@@ -20,9 +20,10 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from detector import Detector, ModelDirectory, StreamDefinition
-    from trainer.datasets import Dataset
     from trainer.fitting import FitReport
+    from trainer.loading import Dataset
     from trainer.report import Row
+    from trainer.scoring import RowSummary
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -38,7 +39,21 @@ Name = Annotated[
         "--detector", help="Name of the detector; may be omitted where --models holds one.", show_default=False
     ),
 ]
+Earlier = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--history",
+        help="Files or directories of earlier records, which are history alone; merged by time. May be repeated.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Inputs = Annotated[
+    list[Path], typer.Option("--input", help="A Parquet, CSV or JSONL file or directory; may be repeated.")
+]
+OneVersion = Annotated[
+    str | None, typer.Option("--version", help="Version; production unless given.", show_default=False)
+]
 OptionalVersion = Annotated[str | None, typer.Argument(help="Version; production unless given.", show_default=False)]
 
 
@@ -47,6 +62,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(init)
     app.command()(train)
     app.command()(score)
+    app.command()(features)
     models = typer.Typer(
         help="List, show, verify, promote and roll back the versions of a detector.", no_args_is_help=True
     )
@@ -83,6 +99,7 @@ def train(
     data: Data,
     stream: Annotated[Path, typer.Option("--stream", help="The stream definition (stream.toml).")],
     *,
+    history: Earlier = None,
     models: Models = Path("models"),
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version production at once.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same data and seed give the same detector.")] = 0,
@@ -90,8 +107,9 @@ def train(
         int,
         typer.Option(
             min=100,
-            help="Most records kept in memory; of more, a uniform sample. One takes about 30 bytes, 8 for each number "
-            "or time and 70 for each category, id and key: twice that while reading, whatever the size of the files.",
+            help="Most records kept in memory; of more, a uniform sample. One takes about 30 bytes, 8 for each number, "
+            "time or history feature and 70 for each category, id and key: twice that while reading, whatever the size "
+            "of the files.",
         ),
     ] = 5_000_000,
     alert_budget: Annotated[
@@ -112,16 +130,19 @@ def train(
     with _failures_told():
         from detector import ModelDirectory, StreamDefinition
         from trainer import progress
-        from trainer.datasets import bytes_per_record, find_files, load
+        from trainer.datasets import find_files
         from trainer.fitting import FitSettings, fit_detector
+        from trainer.loading import bytes_per_record, load
         from trainer.report import render
 
         definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate)
         files = find_files(data)
         console = _stderr()
         with progress.reading(console, "reading") as tell:
-            dataset = load(files, definition, max_records=max_rows, seed=seed, progress=tell)
-        for line in _odd_in(dataset, definition):
+            dataset = load(
+                files, definition, earlier=_earlier_files(history), max_records=max_rows, seed=seed, progress=tell
+            )
+        for line in (*_odd_in(dataset, definition), *_short_of_history(dataset, definition)):
             _note(line)
         if dataset.left_out_by_sampling:
             size = len(dataset.records) * bytes_per_record(dataset.records)
@@ -131,7 +152,8 @@ def train(
             )
         settings = FitSettings(seed=seed, network=network, most_steps=steps, threads=threads)
         with progress.fitting(console) as draw:
-            detector, report = fit_detector(dataset.records, definition, settings, draw)
+            detector, report = fit_detector(dataset.records, definition, settings, draw, history=dataset.history)
+        detector.facts["records"]["replayed"] = dataset.replayed
         directory = ModelDirectory(models / definition.name)
         page = render(detector, report, dataset)
         version = directory.publish(detector, promote=promote, files={"report.html": page})
@@ -140,27 +162,26 @@ def train(
 
 
 def score(
-    data: Annotated[
-        list[Path], typer.Option("--input", help="A Parquet, CSV or JSONL file or directory; may be repeated.")
-    ],
+    data: Inputs,
     output: Annotated[Path, typer.Option("--output", help="Where to write: .parquet, .csv or .jsonl.")],
+    history: Earlier = None,
     models: Models = Path("models"),
     detector: Name = None,
-    version: Annotated[str | None, typer.Option(help="Version; production unless given.", show_default=False)] = None,
+    version: OneVersion = None,
 ) -> None:
     """Score a file: one row for each of its rows, in order, with score, score ratio and verdict."""
     with _failures_told():
         from trainer import progress
         from trainer.datasets import find_files
-        from trainer.scoring import hidden_fields, score_files
+        from trainer.scoring import score_files
+        from trainer.writing import hidden_fields
 
         directory = _directory(models, detector)
         judge = directory.load(_version(directory, version))
         files = find_files(data)
         with progress.reading(_stderr(), "scoring") as tell:
-            summary = score_files(judge, files, output, tell)
-        for example in summary.examples:
-            _note(f"{example.file.name}:{example.line}: rejected: {example.message}")
+            summary = score_files(judge, files, output, tell, earlier=_earlier_files(history))
+        _tell_rejects(summary)
         if hidden := sorted(hidden_fields(judge.stream)):
             _note(f"{', '.join(hidden)}: sensitive, and so not written; the rows are in the order of the input")
         table = _table("records", "")
@@ -174,6 +195,58 @@ def score(
         _stdout().print(
             f"{judge.name} {judge.version}: scores in {output}", highlight=False, markup=False, soft_wrap=True
         )
+
+
+def features(
+    data: Inputs,
+    output: Annotated[Path, typer.Option("--output", help="Where to write: .parquet, .csv or .jsonl.")],
+    history: Earlier = None,
+    stream: Annotated[
+        Path | None,
+        typer.Option(
+            "--stream", help="A stream definition (stream.toml), in the place of a model.", show_default=False
+        ),
+    ] = None,
+    models: Models = Path("models"),
+    detector: Name = None,
+    version: OneVersion = None,
+) -> None:
+    """Write the history features of a file: one row for each of its rows, in order."""
+    with _failures_told():
+        from detector import StreamDefinition
+        from trainer import progress
+        from trainer.datasets import find_files
+        from trainer.features import feature_files, hidden_features
+        from trainer.writing import hidden_fields
+
+        if stream is not None:
+            definition, fitted = StreamDefinition.load(stream), None
+        else:
+            directory = _directory(models, detector)
+            loaded = directory.load(_version(directory, version))
+            definition, fitted = loaded.stream, loaded.history
+        files = find_files(data)
+        with progress.reading(_stderr(), "features") as tell:
+            summary = feature_files(definition, fitted, files, output, tell, earlier=_earlier_files(history))
+        _tell_rejects(summary)
+        if hidden := [*sorted(hidden_fields(definition)), *hidden_features(definition)]:
+            _note(f"{', '.join(hidden)}: sensitive, and so not written; the rows are in the order of the input")
+        _stdout().print(
+            f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records: features in {output}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _earlier_files(history: list[Path] | None) -> list[Path]:
+    """The files behind --history."""
+    from trainer.datasets import find_files
+
+    return find_files(history) if history else []
+
+
+def _tell_rejects(summary: RowSummary) -> None:
+    for example in summary.examples:
+        _note(f"{example.file.name}:{example.line}: rejected: {example.message}")
 
 
 # --- models ---
@@ -208,6 +281,8 @@ def show_model(
 ) -> None:
     """Show what a version is, after verifying it."""
     with _failures_told():
+        from trainer.report import history_rows
+
         directory = _directory(models, detector)
         found = _version(directory, version)
         loaded = directory.load(found)
@@ -228,7 +303,9 @@ def show_model(
         for kind, quality in (facts.get("evaluation") or {}).items():
             figures = f"AUROC {quality['auroc']:.4f}, average precision {quality['average_precision']:.4f}"
             _add(table, f"quality: {kind}", figures)
-        _add(table, "features", ", ".join(loaded.features))
+        _add(table, "features", ", ".join(loaded.feature_names))
+        for row in history_rows(loaded):
+            _add(table, f"history: {row.name}", f"{row.value} {row.remark}".rstrip())
         _add(table, "libraries", ", ".join(f"{name} {number}" for name, number in facts.get("libraries", {}).items()))
         _add(table, "directory", str(directory.path(found)))
         _stdout().print(table)
@@ -336,6 +413,8 @@ def _facts_of(directory: ModelDirectory) -> list[dict[str, Any]]:
 
 
 def _describe(directory: ModelDirectory, detector: Detector) -> dict[str, Any]:
+    from trainer.report import needs_of_history
+
     version = detector.version or ""
     return {
         "detector": detector.name,
@@ -344,7 +423,8 @@ def _describe(directory: ModelDirectory, detector: Detector) -> dict[str, Any]:
         "aliases": [alias for alias, target in directory.aliases().items() if target == version],
         "directory": str(directory.path(version)),
         "threshold": detector.threshold.to_json(),
-        "features": detector.features,
+        "features": detector.feature_names,
+        "history": None if detector.history is None else needs_of_history(detector.history),
         "stream": detector.stream.model_dump(mode="json", exclude_defaults=True),
         "facts": detector.facts,
     }
@@ -395,6 +475,21 @@ def _odd_in(dataset: Dataset, stream: StreamDefinition) -> Iterator[str]:
         yield (
             f"no record is labelled anomalous: {label.field} is never {values}; "
             "if it should be, mend `anomalous` under [label], or anomalies are learned as normal"
+        )
+
+
+def _short_of_history(dataset: Dataset, stream: StreamDefinition) -> Iterator[str]:
+    """What a person should know of the history that the records were given."""
+    if dataset.is_short:
+        days = stream.longest_window_us / 86_400_000_000
+        yield (
+            f"the data span less than the longest window of history ({days:g} days): all records are used, though "
+            "features of long windows are short of history in them; give more data, or earlier files with --history"
+        )
+    if dataset.state is not None and dataset.state.evictions:
+        yield (
+            f"{dataset.state.evictions:,} entities were forgotten, as there are more than max_entities "
+            f"({stream.history.max_entities:,}): they begin anew when they come back; raise it under [history]"
         )
 
 
@@ -449,11 +544,12 @@ def _table(*columns: str, head: bool = True) -> Table:
 
 def _print_result(detector: Detector, report: FitReport, dataset: Dataset) -> None:
     """The table at the end of training."""
-    from trainer.report import loss_rows, quality_rows, record_rows, threshold_rows
+    from trainer.report import history_rows, loss_rows, quality_rows, record_rows, threshold_rows
 
     console = _stdout()
     for title, rows in (
         ("records", record_rows(report, dataset)),
+        ("history", history_rows(detector)),
         ("training", loss_rows(report)),
         ("threshold", threshold_rows(report)),
     ):

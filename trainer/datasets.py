@@ -7,10 +7,10 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -31,11 +31,6 @@ CHUNK_RECORDS = 32_768
 
 CHUNK_BYTES = 32_000_000
 """Most bytes of text that are read before they are decoded."""
-
-MAX_RECORDS = 5_000_000
-"""Most records that training keeps in memory unless told otherwise; more are sampled."""
-
-_EXAMPLES_PER_REASON = 3
 
 
 @dataclass(frozen=True)
@@ -66,34 +61,6 @@ class RejectExample:
     line: int
     reason: RejectReason
     message: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """All records of some files, or a uniform sample of them.
-
-    Attributes:
-        records: Decoded records in the order of the files.
-        files: Files that were read, in order.
-        rows_read: Rows that the files hold.
-        decoded: Rows that were records, those that the sample left out included.
-        rejected: Rows that were none, by reason.
-        examples: A few of them by reason, the first ones.
-        absent: Fields of the stream that no record carries.
-    """
-
-    records: Records
-    files: tuple[Path, ...]
-    rows_read: int
-    decoded: int
-    rejected: dict[RejectReason, int]
-    examples: tuple[RejectExample, ...]
-    absent: tuple[str, ...]
-
-    @property
-    def left_out_by_sampling(self) -> int:
-        """Records that were read and are not in the sample."""
-        return self.decoded - len(self.records)
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
@@ -152,136 +119,6 @@ def read_chunks(files: Sequence[Path], stream: StreamDefinition, chunk_records: 
             raise DataFileError(f"{file}: cannot be read: {error}") from error
 
 
-def load(
-    files: Sequence[Path],
-    stream: StreamDefinition,
-    *,
-    max_records: int = MAX_RECORDS,
-    seed: int = 0,
-    progress: Callable[[Chunk], None] | None = None,
-) -> Dataset:
-    """Read all records of some files into memory, or a uniform sample where there are more than `max_records`.
-
-    All records are decoded in order before any is left out, and a record is kept or not by a draw that depends on
-    `seed` and its position alone. Peak memory is about twice `bytes_per_record(records)` for each of `max_records`,
-    whatever the size of the files.
-
-    Raises:
-        DataFileError: A file cannot be read, or none of its rows is a record of the stream.
-    """
-    sample = UniformSample(max_records, seed)
-    rejected: Counter[RejectReason] = Counter()
-    examples: list[RejectExample] = []
-    rows_read = 0
-    present: set[str] = set()
-    for chunk in read_chunks(files, stream):
-        rows_read += len(chunk)
-        for reject in chunk.rejects:
-            if rejected[reject.reason] < _EXAMPLES_PER_REASON:
-                line = int(chunk.lines[reject.row])
-                examples.append(RejectExample(chunk.file, line, reject.reason, reject.message))
-            rejected[reject.reason] += 1
-        present |= _present_fields(chunk.records, stream, set(stream.paths) - present)
-        sample.add(chunk.records)
-        if progress is not None:
-            progress(chunk)
-    records = sample.records()
-    if rows_read == 0:
-        raise DataFileError(f"{', '.join(str(file) for file in files)}: no row is in it: give data with records")
-    if records is None or len(records) == 0:
-        first = f"; the first: {examples[0].file.name}:{examples[0].line}: {examples[0].message}" if examples else ""
-        raise DataFileError(
-            f"none of {rows_read:,} rows is a record of stream {stream.name!r}{first}: "
-            "do the fields of the stream definition match the data?"
-        )
-    absent = tuple(path for path in stream.paths if path not in present)
-    return Dataset(records, tuple(files), rows_read, sample.seen, dict(rejected), tuple(examples), absent)
-
-
-class UniformSample:
-    """Keeps a uniform random sample of at most `most` records in the order in which they were added.
-
-    Every record draws a number; those with the smallest are kept. What has been added in how many pieces
-    makes no difference.
-    """
-
-    def __init__(self, most: int, seed: int) -> None:
-        if most < 1:
-            raise ValueError(f"a sample of {most} records is none: keep at least one")
-        self.seen = 0
-        self._most = most
-        self._random = np.random.default_rng(seed)
-        self._parts: list[Records] = []
-        self._draws: list[NDArray[np.float64]] = []
-        self._held = 0
-        self._cut = np.inf  # a record that draws more than this cannot be in the sample any more
-
-    def add(self, records: Records) -> None:
-        """Offer the next records."""
-        draws = self._random.random(len(records))
-        self.seen += len(records)
-        if np.isfinite(self._cut):
-            kept = draws <= self._cut
-            records, draws = records.take(kept), draws[kept]
-        self._parts.append(records)
-        self._draws.append(draws)
-        self._held += len(draws)
-        if self._held > self._most + max(self._most // 4, CHUNK_RECORDS):
-            self._compact()
-
-    def records(self) -> Records | None:
-        """The sample, or None where nothing was added."""
-        if self._held > self._most:
-            self._compact()
-        if len(self._parts) > 1:
-            self._parts = [Records.concat(self._parts)]
-            self._draws = [np.concatenate(self._draws)]
-        return self._parts[0] if self._parts else None
-
-    def _compact(self) -> None:
-        draws = np.concatenate(self._draws)
-        self._cut = float(np.partition(draws, self._most - 1)[self._most - 1])
-        kept = draws <= self._cut
-        # Each part is thinned before they are joined: joining first would hold everything twice.
-        ends = np.cumsum([len(part) for part in self._draws])[:-1]
-        thinned = [part.take(mask) for part, mask in zip(self._parts, np.split(kept, ends), strict=True)]
-        self._parts, self._draws = [Records.concat(thinned)], [draws[kept]]
-        self._held = len(self._draws[0])
-
-
-def bytes_per_record(records: Records) -> float:
-    """Memory that one record takes, in bytes: its columns, and for text the pointers and about 60 bytes a value."""
-    total = 0
-    for field in fields(records):
-        value = getattr(records, field.name)
-        columns = value.values() if isinstance(value, dict) else [] if value is None else [value]
-        total += sum(column.nbytes + (60 * len(column) if column.dtype == object else 0) for column in columns)
-    return total / max(len(records), 1)
-
-
-def _present_fields(records: Records, stream: StreamDefinition, wanted: set[str]) -> set[str]:
-    """Which of the wanted fields have a value in at least one of the records."""
-    columns: dict[str, list[Any]] = {path: [] for path in wanted}
-    for group in (records.numbers, records.categories, records.times):
-        for path, column in group.items():
-            if path in wanted:
-                columns[path].append(column)
-    for role, texts in ((stream.id, records.ids), (stream.key, records.keys)):
-        if role in wanted and texts is not None:
-            columns[role].append(texts)
-    if stream.label is not None and stream.label.field in wanted and records.labels is not None:
-        columns[stream.label.field].append(records.labels)
-    return {path for path, found in columns.items() if any(_has_value(column) for column in found)}
-
-
-def _has_value(column: NDArray[Any]) -> bool:
-    if column.dtype == object:
-        return any(value is not None for value in column)
-    if column.dtype.kind == "M":
-        return not bool(np.isnat(column).all())
-    return not bool(np.isnan(column).all()) if column.dtype.kind == "f" else len(column) > 0
-
-
 def _read_parquet(file: Path, stream: StreamDefinition, chunk_records: int) -> Iterator[Chunk]:
     with pq.ParquetFile(file) as parquet:
         names = parquet.schema_arrow.names
@@ -295,10 +132,10 @@ def _read_parquet(file: Path, stream: StreamDefinition, chunk_records: int) -> I
 
 
 def _check_columns(file: Path, stream: StreamDefinition, names: Sequence[str]) -> None:
-    """Refuse a table without a field of the stream; only the label may be absent."""
-    label = stream.label.field if stream.label is not None else None
+    """Refuse a table without a field of the stream; only the label and the time of arrival may be absent."""
+    optional = (stream.label and stream.label.field, stream.time and stream.time.arrival)
     known = {*names, *(path for path in stream.paths if path.split(".")[0] in names)}
-    absent = [path for path in stream.paths if path != label and path not in known]
+    absent = [path for path in stream.paths if path not in optional and path not in known]
     if absent:
         raise DataFileError(
             f"{file}: has no column {_few(absent)}, which stream {stream.name!r} reads: give data with it, or "
@@ -361,10 +198,12 @@ def _decode_csv(file: Path, typed: _CsvTyping, rows: list[CsvRow], wanted: list[
         for position, row in enumerate(rows)
         if row.problem is not None
     ]
+    lines = np.array([row.line for row in rows], np.int64)
+    own = origin[records.rows]
     return Chunk(
         file,
-        np.array([row.line for row in rows], np.int64),
-        replace(records, rows=origin[records.rows]),
+        lines,
+        replace(records, rows=own, offsets=lines[own] - 1),
         sorted(all_rejects, key=lambda reject: reject.row),
     )
 
@@ -453,6 +292,8 @@ class _CsvTyping:
             column = pa.array(texts, pa.string())
             if role.label:
                 column = self._known_anomalies(texts)
+            elif role.text:
+                column = _as_json_text(texts)
             elif _is_number_alone(role):
                 column, wrong = _numbers(column)
                 message = f"{path} is not a number"
@@ -463,6 +304,21 @@ class _CsvTyping:
     def _known_anomalies(self, texts: list[str | None]) -> pa.Array:
         verdicts = {text: _marks(text, self._anomalous) for text in set(texts) if text is not None}
         return pa.array([None if text is None else verdicts[text] for text in texts], pa.bool_())
+
+
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+", re.ASCII)
+
+
+def _as_json_text(texts: list[str | None]) -> pa.Array:
+    """Text cells as the text that the same value has in JSON: `True` is "true", `5.0` is "5"."""
+    same: dict[str | None, str] = {}
+    for text in filter(None, set(texts)):
+        whole = _WHOLE.fullmatch(text)
+        if whole is not None:
+            same[text] = "0" if whole[1] == "-0" else whole[1]
+        elif text.lower() in ("true", "false"):
+            same[text] = text.lower()
+    return pa.array([same.get(text, text) for text in texts], pa.string())
 
 
 def _is_number_alone(role: Role) -> bool:

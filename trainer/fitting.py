@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from detector import (
     DenoisingAutoencoder,
     Detector,
     Encoder,
+    History,
     LinearAutoencoder,
     Records,
     Scorer,
@@ -32,6 +33,7 @@ from detector import (
 )
 from detector.networks import INPUT_LIMIT
 from trainer.evaluation import Evaluation, evaluate
+from trainer.replay import remember
 
 LEAST_NORMAL_RECORDS = 20
 """Fewer normal records than this train nothing that deserves a threshold."""
@@ -57,6 +59,8 @@ class FitSettings:
         noise: Deviation of the noise that the network has to remove.
         hidden_share: Chance of each feature to be hidden from the network in a step.
         code_share: Width of the code as a share of the columns that vary.
+        no_history_share: Share of the rows to fit on whose history is hidden, so that an entity without any is no
+            surprise.
         threads: Threads of torch while fitting; the result may differ in the last bits between numbers of threads.
     """
 
@@ -70,6 +74,7 @@ class FitSettings:
     noise: float = 0.1
     hidden_share: float = 0.15
     code_share: float = 0.8
+    no_history_share: float = 0.02
     threads: int = 1
 
 
@@ -89,7 +94,8 @@ class FitReport:
     """What happened in a fit, for people: the artifact holds the figures, not the arrays.
 
     Attributes:
-        counts: Records by what they were used for: fit, validate, calibrate, test, left_out_labelled.
+        counts: Records by what they were used for: fit, validate, calibrate, test, left_out_labelled; and replayed,
+            those that were history alone.
         losses: (step, training loss, validation loss) at each look.
         best_step: Step whose weights were kept.
         threshold: The detector's threshold.
@@ -159,28 +165,37 @@ def fit_detector(
     stream: StreamDefinition,
     settings: FitSettings | None = None,
     progress: Callable[[FitProgress], None] | None = None,
+    *,
+    history: History | None = None,
 ) -> tuple[Detector, FitReport]:
     """Fit encoder, network, scorer and threshold on the normal records among `records`.
 
     Args:
-        records: Decoded records in order; those labelled anomalous serve to evaluate alone.
+        records: Decoded records in order; those labelled anomalous serve to evaluate alone. Where the stream has
+            history features and they carry none, they get those that they have among themselves in order of event
+            time, and those of the first longest window are history alone, unless there are no others.
         stream: What a record is.
         settings: How to fit.
         progress: Called as the fit goes on.
+        history: What computed the history features that the records carry, where they do.
 
     Raises:
         TrainingDataError: The data cannot train or calibrate a detector; says what is missing.
+        ValueError: The records carry history features, and what computed them is not given.
     """
     settings = settings or FitSettings()
     say = progress or (lambda _: None)
     began = time.perf_counter()
+    read = len(records)
+    if stream.history_features:
+        records, history = _with_history(records, stream, history)
     split = split_by_time(records, settings.seed)
     calibration = records.take(split.calibrate)
     check_resolvable(len(calibration), stream.threshold, records_per_day(calibration))  # before the long part
     say(FitProgress("encode", 0, 1))
-    encoder = Encoder.fit(stream, records.take(split.fit))
-    fitting = encoder.encode(records.take(split.fit))
-    validation = encoder.encode(records.take(split.validate))
+    to_fit, to_validate = (_some_without_history(records.take(rows), settings) for rows in (split.fit, split.validate))
+    encoder = Encoder.fit(stream, to_fit)
+    fitting, validation = encoder.encode(to_fit), encoder.encode(to_validate)
     varying = int((fitting.std(axis=0) > 1e-6).sum())
     if varying == 0:
         raise TrainingDataError(
@@ -199,7 +214,7 @@ def fit_detector(
         seen = _evidence_rows(fitting, validation)
         facts = _facts(stream, records, split, fitting, settings)
         detectors = {
-            kind: _calibrated(stream, encoder, Scorer.fit(net, seen, encoder.indicators), calibration, facts)
+            kind: _calibrated(stream, encoder, Scorer.fit(net, seen, encoder.indicators), calibration, history, facts)
             for kind, net in {network.kind: network, linear.kind: linear}.items()
         }
         detector = detectors[network.kind]
@@ -210,6 +225,7 @@ def fit_detector(
         calibration_scores = detector.score(calibration)
     counts = {name: len(getattr(split, name)) for name in ("fit", "validate", "calibrate", "test")}
     counts["left_out_labelled"] = len(records) - sum(counts.values())
+    counts["replayed"] = read - len(records)
     detector.facts.update(
         records=counts,
         best_step=best_step,
@@ -231,6 +247,44 @@ def fit_detector(
     )
     say(FitProgress("done", 1, 1))
     return detector, report
+
+
+def _with_history(records: Records, stream: StreamDefinition, history: History | None) -> tuple[Records, History]:
+    """Records that carry history features, and what computed them."""
+    if records.history:
+        if history is None:
+            raise ValueError(
+                f"the records carry the history features of stream {stream.name!r}, and a detector needs what computed "
+                "them: give history, as `load` returns it"
+            )
+        return records, history
+    records, history = remember(records, stream, history)
+    assert records.event_times is not None  # noqa: S101 - a stream with history has a time, and every record carries it
+    times_us = records.event_times.astype(np.int64)
+    whole = times_us >= times_us.min(initial=np.iinfo(np.int64).max) + stream.longest_window_us
+    return (records.take(whole) if whole.any() else records), history
+
+
+def _some_without_history(records: Records, settings: FitSettings) -> Records:
+    """Records of which a share has no history; which, depends on the seed and each one's own time and place alone."""
+    if not records.history:
+        return records
+    assert records.event_times is not None  # noqa: S101 - a stream with history has a time, and every record carries it
+    times, places = records.event_times.astype(np.int64).view(np.uint64), records.offsets.view(np.uint64)
+    draws = _mixed(_mixed(times + np.uint64(settings.seed)) + places)
+    hidden = draws < np.uint64(int(settings.no_history_share * 2**64))
+    return replace(records, history={name: np.where(hidden, np.nan, c) for name, c in records.history.items()})
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Numbers that look random, the same for the same numbers.
+
+    Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014 (its finaliser).
+    """
+    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def train_denoising(
@@ -303,12 +357,17 @@ def _evidence_rows(fitting: NDArray[np.float32], validation: NDArray[np.float32]
 
 
 def _calibrated(
-    stream: StreamDefinition, encoder: Encoder, scorer: Scorer, calibration: Records, facts: dict[str, Any]
+    stream: StreamDefinition,
+    encoder: Encoder,
+    scorer: Scorer,
+    calibration: Records,
+    history: History | None,
+    facts: dict[str, Any],
 ) -> Detector:
     """A detector with the threshold that the stream's setting asks for."""
     scores = scorer.score(encoder.encode(calibration))
     threshold = fit_threshold(scores, stream.threshold, records_per_day(calibration))
-    return Detector(stream, encoder, scorer, threshold, facts=facts)
+    return Detector(stream, encoder, scorer, threshold, history=history, facts=facts)
 
 
 def records_per_day(records: Records) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.stream import StreamDefinition
+from detector.stream import HistoryFeature, StreamDefinition
 from trainer.columns import Column
 from trainer.errors import DataFileError
 
@@ -87,7 +87,8 @@ class Proposal:
         for line in self.stream.to_toml().splitlines():
             place = line if line.startswith("[") else line.split(" = ")[0] if not _in_table(lines) else ""
             if line == "[[feature]]":
-                place = next(features).field
+                feature = next(features)
+                place = feature.label if isinstance(feature, HistoryFeature) else feature.field
             lines += [f"# {reason}" for reason in self.reasons.get(place, [])]
             lines.append(line)
         return "\n".join(lines) + "\n"

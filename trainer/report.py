@@ -13,12 +13,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from detector import Contribution, Detector, Records
+from detector import Contribution, Detector, History, Records
 from detector.times import iso8601
-from trainer.datasets import Dataset
 from trainer.evaluation import Evaluation
 from trainer.fitting import FitReport
-from trainer.scoring import hidden_fields
+from trainer.loading import Dataset
+from trainer.writing import hidden_fields
 
 NETWORKS = {"denoising": "autoencoder", "pca": "PCA"}
 """What people call the networks."""
@@ -59,6 +59,10 @@ def record_rows(report: FitReport, dataset: Dataset) -> list[Row]:
         rows.append(Row(f"rejected: {reason}", f"{count:,}", remark))
     if dataset.left_out_by_sampling:
         rows.append(Row("left out by sampling", f"{dataset.left_out_by_sampling:,}", "more than --max-rows"))
+    if replayed := dataset.replayed + report.counts["replayed"]:
+        rows.append(
+            Row("replayed only", f"{replayed:,}", "history of later records: earlier files, first longest window")
+        )
     labels = {
         "fit": ("fitted", "the oldest normal records" if report.test.event_times is not None else ""),
         "validate": ("held out: early stopping", ""),
@@ -73,6 +77,41 @@ def record_rows(report: FitReport, dataset: Dataset) -> list[Row]:
     }
     rows += [Row(label, f"{report.counts[name]:,}", remark) for name, (label, remark) in labels.items()]
     return rows
+
+
+def needs_of_history(history: History) -> dict[str, Any]:
+    """What history takes, for machines."""
+    bounded = [feature for feature in history.stream.history_features if feature.window_us is not None]
+    longest = max(bounded, key=lambda feature: feature.window_us or 0, default=None)
+    return {
+        "mode": history.stream.history.mode,
+        "features": len(history.names),
+        "longest_window": None if longest is None else longest.window,
+        "bytes_per_entity": history.row_bytes,
+        "fingerprint": history.fingerprint,
+    }
+
+
+def history_rows(detector: Detector) -> list[Row]:
+    """What the detector's history takes of those who run it; empty where it has none."""
+    if detector.history is None:
+        return []
+    needs = needs_of_history(detector.history)
+    exact = needs["mode"] == "exact"
+    return [
+        Row("features", f"{needs['features']}", f"kept by {detector.stream.key}"),
+        Row(
+            "longest window",
+            needs["longest_window"] or "none",
+            "records that far back have to be replayed before the features are whole",
+        ),
+        Row(
+            "memory of an entity",
+            f"{needs['bytes_per_entity']} bytes",
+            "beside its key" + (", and each record of the longest window" if exact else ""),
+        ),
+        Row("mode", needs["mode"], "every record of the windows is kept" if exact else "windows are kept in buckets"),
+    ]
 
 
 def threshold_rows(report: FitReport) -> list[Row]:
@@ -154,6 +193,8 @@ def render(detector: Detector, report: FitReport, dataset: Dataset) -> bytes:
         ]
     if report.losses:
         parts += ["<h2>Training</h2>", _rows(loss_rows(report)), _figure(_loss_curve(report), "Losses by step.")]
+    if detector.history is not None:
+        parts += ["<h2>History</h2>", _rows(history_rows(detector))]
     parts += ["<h2>Features</h2>", _feature_errors(report.feature_errors)]
     parts += ["<h2>The strangest records</h2>", _examples(detector, report, dataset)]
     page = (

@@ -66,6 +66,13 @@ class Alert(Struct, frozen=True, kw_only=True):
     score_ratio: Annotated[float, Meta(description="score / threshold: 1.0 is the boundary.")]
     contributions: Annotated[tuple[AlertContribution, ...], Meta(description="Largest share first.")]
     others: Annotated[float, Meta(description="Share of the score of all features that are not listed.")]
+    explained_by: Annotated[
+        Literal["ablation", "residual"],
+        Meta(
+            description="How shares were found: by taking each feature away, or by residuals where a batch has so many "
+            "anomalies that the first would stop the stream."
+        ),
+    ]
     missing_fields: tuple[str, ...]
     unseen_categories: Annotated[tuple[str, ...], Meta(description="Features with a value never seen in training.")]
     out_of_range_fields: Annotated[tuple[str, ...], Meta(description="Features beyond what was seen in training.")]
@@ -112,6 +119,7 @@ def alerts_of(
             score_ratio=ratio,
             contributions=shown,
             others=others,
+            explained_by=explanation.explained_by,
             missing_fields=tuple(explanation.missing_fields),
             unseen_categories=tuple(explanation.unseen_categories),
             out_of_range_fields=tuple(explanation.out_of_range_fields),
@@ -149,7 +157,7 @@ _ENCODER = msgspec.json.Encoder()
 
 def _contributions(explanation: Explanation, top: int) -> tuple[tuple[AlertContribution, ...], float]:
     shown = explanation.contributions[:top]
-    others = sum(contribution.share for contribution in explanation.contributions[top:])
+    others = explanation.others + sum(contribution.share for contribution in explanation.contributions[top:])
     return tuple(
         AlertContribution(
             feature=contribution.feature,

@@ -25,6 +25,7 @@ STAGES: dict[str, Stage] = {
     RejectReason.WRONG_TYPE: "validate",
     RejectReason.NOT_FINITE: "validate",
     RejectReason.BAD_TIME: "validate",
+    RejectReason.FUTURE_TIME: "validate",
     NON_FINITE_SCORE: "score",
 }
 """Every reason of a dead letter and the stage that found it. Tombstones are no dead letters."""

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from transport import Batch, BrokerUnavailable, CommitRefused, Publisher, PublishFailed, Source, TransportError
+from detector import Detector
+from transport import (
+    Batch,
+    BrokerUnavailable,
+    CommitRefused,
+    Partition,
+    Publisher,
+    PublishFailed,
+    Source,
+    TransportError,
+)
 from worker.accounts import Accounts
 from worker.clock import Clock, Stop
 from worker.dead_letters import Origin
 from worker.errors import PoisonStream, WorkerError
+from worker.histories import Applied, Histories
 from worker.metrics import WorkerMetrics
-from worker.models import Models
+from worker.models import Model, Models
 from worker.outcomes import Outcomes, outcomes_of
 from worker.poison import PoisonCount
 from worker.settings import WorkerSettings
@@ -37,6 +48,7 @@ class Worker:
         source: Source,
         publisher: Publisher,
         models: Models,
+        histories_of: Callable[[Model, bool], Histories],
         settings: WorkerSettings,
         group_id: str,
         version: str,
@@ -56,11 +68,14 @@ class Worker:
         self._accounts = Accounts(metrics, status)
         self._clock = clock
         self._stop = stop
-        self._state: None = None  # of entities, once there are features from their history
+        self._histories_of = histories_of
+        self._histories: Histories | None = None  # of the model in use
+        self._coming: tuple[Model, Histories] | None = None  # of a model that remembers otherwise, while it catches up
         self._poison = PoisonCount()  # after all that is acknowledged
         self._poison_done = self._poison  # after all that is done: what going back goes back to
-        self._held: list[tuple[Batch, Outcomes]] = []  # acknowledged, but part of a long run of dead letters
-        self._newest_ms: dict[str, int] = {}
+        # Acknowledged, but part of a long run of dead letters.
+        self._held: list[tuple[Batch, Outcomes, Applied]] = []
+        self._newest_ms: dict[Partition, int] = {}  # of the last batch with records of that partition
         self._rebalances = source.rebalances
         self._commit_due_s = clock.monotonic_s()
         self._commit_failed = False
@@ -73,11 +88,14 @@ class Worker:
             TransportError: Something that only an operator can mend.
         """
         self._status.state = "running"
+        if self._models.current is not None:
+            self._remembered(self._models.current)
         while not self._stop.is_set():
-            if self._models.swap():
-                self._show_model()
             try:
+                if self._models.swap(self._remembers_enough):
+                    self._show_model()
                 batch = self._poll()
+                self._restore()
                 if batch is not None:
                     self.process(batch)
                 self.commit_if_due(idle=batch is None)
@@ -88,6 +106,7 @@ class Worker:
         self._status.state = "stopping"
         self._finish_held()
         self.commit_if_due(last=True)
+        self._forget()
 
     def process(self, batch: Batch) -> None:
         """Finish one batch: its outcomes are acknowledged when this returns; it was given back when it raises.
@@ -100,12 +119,15 @@ class Worker:
         model = self._models.current  # one model version per batch
         if model is None:
             raise RuntimeError("a batch was polled before a model was swapped in")
+        histories = self._remembered(model)
         try:
             with self._timed("process"):
                 with self._stage("decode"):
                     records, rejects = model.detector.decode(batch)
                 with self._stage("score"):
-                    verdicts, changes = model.detector.judge(records, self._state)
+                    verdicts, changes = model.detector.judge(
+                        records, histories.states(batch), listed=self._settings.alert_contributions
+                    )
                 origin = Origin(self._group_id, self._version, model.version, self._clock.now_s())
                 outcomes = outcomes_of(batch, records, rejects, verdicts, model, self._settings, origin)
                 poison = self._poison.after(outcomes.dead, self._settings.poison)
@@ -115,9 +137,8 @@ class Worker:
             self._give_back(batch, error)
             raise
         self._metrics.batch_duration.observe(self._clock.monotonic_s() - began_s)
-        self._state = changes
         self._poison = poison
-        self._done(batch, outcomes)
+        self._done(batch, outcomes, histories.apply(batch, changes))
 
     def commit_if_due(self, *, idle: bool = False, last: bool = False) -> None:
         """Commit what is done, at most every `commit_interval_s`, and always when idle and at the end.
@@ -160,6 +181,9 @@ class Worker:
             self._commit_failed = False
             self._metrics.commits.labels("committed").inc()
             self._metrics.last_commit.set(self._clock.now_s())
+            if self._histories is not None and not self._held:
+                with self._timed("write_state"):
+                    self._histories.committed(offsets)
 
     def _poll(self) -> Batch | None:
         with self._timed("poll"):
@@ -172,14 +196,14 @@ class Worker:
         self._rebalances = self._source.rebalances
         if batch is not None:  # before it is processed, so that a failure still shows the lag
             for index, partition in enumerate(batch.partitions):
-                newest_ms = int(batch.timestamps_ms[batch.partition_index == index].max(initial=-1))
-                self._newest_ms[partition.topic] = max(newest_ms, self._newest_ms.get(partition.topic, -1))
+                newest_ms = batch.timestamps_ms[batch.partition_index == index].max(initial=-1)
+                self._newest_ms[partition] = int(newest_ms)
         self._show_position()
         return batch
 
-    def _done(self, batch: Batch, outcomes: Outcomes) -> None:
+    def _done(self, batch: Batch, outcomes: Outcomes, applied: Applied) -> None:
         """The batch may be committed; where it ends in a long run of dead letters, after the next good record."""
-        self._held.append((batch, outcomes))
+        self._held.append((batch, outcomes, applied))
         # Tombstones end no run: without a limit, a topic that goes on with them alone would be held for ever.
         is_full = len(self._held) > self._settings.poison.max_consecutive
         if is_full or not self._poison.is_suspicious(self._settings.poison):
@@ -192,7 +216,7 @@ class Worker:
     def _finish_held(self) -> None:
         now_s = self._clock.now_s()
         held, self._held = self._held, []
-        for batch, outcomes in held:
+        for batch, outcomes, _ in held:
             self._source.done(batch)
             self._accounts.finished(batch, outcomes, now_s=now_s)
         self._poison_done = self._poison
@@ -200,8 +224,11 @@ class Worker:
     def _give_back(self, batch: Batch, error: BaseException) -> None:
         """Let the source read again all that is not done: this batch, and those held back before it."""
         self._source.go_back()
-        for returned in (batch, *(batch for batch, _ in self._held)):
+        for returned in (batch, *(batch for batch, _, _ in self._held)):
             self._accounts.returned(returned)
+        for former, _, applied in reversed(self._held):
+            if self._histories is not None:
+                self._histories.take_back(applied, former)
         self._held = []
         self._poison = self._poison_done
         if isinstance(error, PublishFailed):
@@ -210,6 +237,79 @@ class Worker:
             self._status.state = "poisoned"
         if isinstance(error, Exception):
             self._failed(error)
+
+    # -- what is remembered of entities --------------------------------------------------------------------------------
+
+    def _remembered(self, model: Model) -> Histories:
+        """The histories of the model in use."""
+        if self._histories is None:
+            self._histories = self._histories_of(model, True)
+            self._source.start_paused = model.detector.history is not None
+        return self._histories
+
+    def _restore(self) -> None:
+        """Follow the partitions that came and went, and bring those that wait for their histories nearer."""
+        model = self._models.current
+        if model is None:
+            return
+        histories = self._remembered(model)
+        histories.follow(self._source)
+        restoring = histories.restoring()
+        if restoring.partitions:
+            with self._timed("restore"):
+                histories.restore(self._source)
+            self._status.tick()
+            restoring = histories.restoring()
+        self._status.restoring = restoring
+        histories.show()
+
+    def _remembers_enough(self, model: Model) -> bool:
+        """Whether a new model may take over: it remembers what the one in use does, or has caught up by itself.
+
+        One that remembers otherwise replays the input in slices between two polls, while the one in use goes on.
+        """
+        current = self._histories
+        if current is None:
+            return True
+        if _fingerprint(model.detector) in (None, _fingerprint(current.detector)):
+            self._take_over(self._histories_of(model, True), adopts=model.detector.history is not None)
+            return True
+        if self._coming is None or self._coming[0] is not model:
+            self._drop_coming()
+            self._coming = (model, self._histories_of(model, False))
+            logger.info("model %s remembers other things of entities: it catches up first", model.version)
+        coming = self._coming[1]
+        coming.follow(self._source)
+        with self._timed("restore"):
+            coming.restore(self._source)
+        if self._held or not coming.are_at(self._source):
+            return False
+        self._coming = None
+        self._take_over(coming, adopts=False)
+        return True
+
+    def _take_over(self, histories: Histories, *, adopts: bool) -> None:
+        """Let other histories be those in use; they adopt the states of the former ones, or bring their own."""
+        former, self._histories = self._histories, histories
+        self._source.start_paused = histories.detector.history is not None
+        self._drop_coming()
+        if former is None:
+            return
+        if adopts:
+            histories.adopt(former)
+        else:
+            former.close()
+            histories.run(self._source)
+
+    def _drop_coming(self) -> None:
+        if self._coming is not None:
+            self._coming[1].close()
+            self._coming = None
+
+    def _forget(self) -> None:
+        self._drop_coming()
+        if self._histories is not None:
+            self._histories.close()
 
     def _wait_before_retry(self, error: Exception) -> None:
         """Wait longer after each failure in a row, ticking, until the wait is over or somebody asks to stop."""
@@ -248,10 +348,14 @@ class Worker:
         self._metrics.position(lag, assignment)
         self._status.lag, self._status.assignment = lag, tuple(assignment)
         self._status.joined = self._status.joined or bool(assignment) or self._source.rebalances.assigned > 0
-        behind = {partition.topic for partition, records in lag.items() if records > 0}
-        for topic, newest_ms in self._newest_ms.items():
-            age_s = self._clock.now_s() - newest_ms / 1000 if topic in behind and newest_ms >= 0 else 0.0
-            self._metrics.lag_seconds.labels(topic).set(max(age_s, 0.0))
+        oldest_s = dict.fromkeys((partition.topic for partition in self._newest_ms), 0.0)
+        self._newest_ms = {partition: ms for partition, ms in self._newest_ms.items() if partition in assignment}
+        for partition, newest_ms in self._newest_ms.items():
+            if lag.get(partition, 0) > 0 and newest_ms >= 0:
+                age_s = self._clock.now_s() - newest_ms / 1000
+                oldest_s[partition.topic] = max(age_s, oldest_s[partition.topic])
+        for topic, age_s in oldest_s.items():
+            self._metrics.lag_seconds.labels(topic).set(age_s)
 
     @contextmanager
     def _timed(self, state: str) -> Iterator[None]:
@@ -266,6 +370,10 @@ class Worker:
         began_s = self._clock.monotonic_s()
         yield
         self._metrics.stage_duration.labels(stage).observe(self._clock.monotonic_s() - began_s)
+
+
+def _fingerprint(detector: Detector) -> str | None:
+    return None if detector.history is None else detector.history.fingerprint
 
 
 def _offsets(offsets: object) -> str:

@@ -16,7 +16,7 @@ from worker.histogram import ColumnHistogram
 OUTCOMES = ("normal", "alert", "suppressed", "dead_letter")
 SUPPRESSED = ("tombstone",)
 STAGE_NAMES = ("decode", "score", "publish", "commit")
-LOOP_STATES = ("poll", "process", "commit", "retry")
+LOOP_STATES = ("poll", "process", "commit", "restore", "write_state", "retry")
 COMMIT_RESULTS = ("committed", "refused", "unavailable")
 RELOAD_RESULTS = ("loaded", "refused", "unavailable")
 REBALANCES = ("assigned", "revoked", "lost")
@@ -104,7 +104,7 @@ class WorkerMetrics:
         )
         self.lag_seconds = self._gauge(
             "consumer_lag_seconds",
-            "Age of the newest record of the last batch of a topic with lag; 0 without lag.",
+            "Age of the newest record that was read of the owned partition furthest behind; 0 without lag.",
             ["topic"],
         )
         self.assigned = self._gauge("assigned_partitions", "Partitions that this worker owns.")
@@ -120,6 +120,23 @@ class WorkerMetrics:
             "broker_silence_seconds", "Age of the broker's last answer, at the last poll."
         )
         self.loop_seconds = self._counter("loop_seconds_total", "Time of the loop, by what it was doing.", ["state"])
+
+        self.restoring = self._gauge("restoring_partitions", "Owned partitions that wait for their histories.")
+        self.restore_remaining = self._gauge(
+            "restore_remaining_records", "Offsets still to be read before those partitions run, as far as known."
+        )
+        self.entities = self._gauge("entities", "Entities whose history is remembered.")
+        self.history_bytes = self._gauge("history_bytes", "Memory of those histories, without the index of keys.")
+        self.entities_evicted = self._counter(
+            "entities_evicted_total", "Entities that were forgotten because there were too many."
+        )
+        self.entities_moved = self._counter(
+            "entities_moved_total", "Entities that were seen on a second partition of this worker."
+        )
+        self.state_blocks = self._counter("state_blocks_written_total", "Acknowledged blocks of histories.")
+        self.state_write_failures = self._counter(
+            "state_write_failures_total", "Attempts to write histories that were not acknowledged."
+        )
 
         self.build = self._gauge("build_info", "1 for the version of offbeat that runs.", ["version"])
         self.model = self._gauge("model_info", "1 for the model in use.", ["name", "version", "sha256"])
@@ -142,8 +159,9 @@ class WorkerMetrics:
         self.threshold.set(threshold.value)
         for bound, rate in (("low", threshold.rate_low), ("expected", threshold.rate), ("high", threshold.rate_high)):
             self.expected_rate.labels(bound).set(rate)
+        for name in detector.feature_names:
+            self.feature_missing.labels(name)
         for feature in detector.stream.feature:
-            self.feature_missing.labels(feature.label)
             if feature.kind == "category":
                 self.feature_unseen.labels(feature.label)
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector import ArtifactError, ArtifactRefusal, Detector, ModelDirectory
+from detector import (
+    ArtifactError,
+    ArtifactRefusal,
+    Detector,
+    HistoryMismatch,
+    HistoryState,
+    ModelDirectory,
+    read_state,
+)
 from worker.clock import Clock
 from worker.errors import SettingsRefused
 from worker.metrics import WorkerMetrics
@@ -22,6 +32,8 @@ class Model:
 
     version: str
     detector: Detector
+    begin: HistoryState | None = None
+    """Histories at the end of its training, where they were published."""
 
     def describe(self) -> dict[str, str | None]:
         """What people ask about it first."""
@@ -63,12 +75,23 @@ class Models:
         """Where versions are looked for, in words."""
         return str(self._root / (self._name or "<the only detector>"))
 
-    def swap(self) -> bool:
-        """Take the newer model that the loader has verified, if there is one; never raises, never waits."""
+    def swap(self, is_prepared: Callable[[Model], bool] = lambda _: True) -> bool:
+        """Take the newer model that the loader has verified, if there is one; never raises, never waits.
+
+        Args:
+            is_prepared: Whether all that a model needs beside itself is there; until then it is asked again each time,
+                unless a newer one takes its place.
+        """
         try:
-            model = self._loaded.pop()
+            model = self._loaded[0]
         except IndexError:
             return False
+        if not is_prepared(model):
+            return False
+        with contextlib.suppress(IndexError):
+            taken = self._loaded.pop()
+            if taken is not model and not self._loaded:  # loaded this very moment: it waits for its turn
+                self._loaded.append(taken)
         before = self._current
         self._current = model
         self._metrics.model_changed(model.detector, self._clock.now_s())
@@ -96,7 +119,7 @@ class Models:
                 return
             assert directory is not None  # noqa: S101 - it named the version
             detector = directory.load(version)
-            self._loaded.append(Model(version, detector))
+            self._loaded.append(Model(version, detector, _histories_of_training(directory, version, detector)))
             self._seen = version
             self._unreachable = ""
             self._metrics.reloads.labels("loaded").inc()
@@ -156,6 +179,17 @@ class Models:
                 f"{self._seen} stays in use" if self._seen else "there is no model to score with",
                 self._root,
             )
+
+
+def _histories_of_training(directory: ModelDirectory, version: str, detector: Detector) -> HistoryState | None:
+    """The histories that were published with a version; None where there are none that can be used."""
+    if detector.history is None:
+        return None
+    try:
+        return read_state(detector.history, directory.state_path(version))
+    except HistoryMismatch as error:
+        logger.warning("the histories of training are not used: %s; the input is replayed instead", error)
+        return None
 
 
 def _is_passing(error: Exception) -> bool:

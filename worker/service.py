@@ -21,13 +21,16 @@ from transport import (
     BrokerUnavailable,
     KafkaPublisher,
     KafkaSource,
+    Publisher,
     PublisherSettings,
     SourceSettings,
     missing_topics,
 )
+from worker.broker import Broker
 from worker.clock import Clock, Stop
 from worker.errors import NoModel, SettingsRefused
 from worker.health import HealthServer
+from worker.histories import Histories
 from worker.loop import Worker
 from worker.metrics import WorkerMetrics
 from worker.models import Model, Models
@@ -87,6 +90,9 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
             source=source,
             publisher=publisher,
             models=models,
+            histories_of=histories_of(
+                settings, state_topic(settings), publisher=publisher, metrics=metrics, clock=clock
+            ),
             settings=settings,
             group_id=group_id,
             version=worker_version(),
@@ -167,6 +173,65 @@ def check_topics(settings: WorkerSettings, *, missing_of: Callable[..., list[str
         logger.warning(
             "input topic %s does not exist yet; nothing is read from it before it does. topic=%s", topic, topic
         )
+
+
+def histories_of(
+    settings: WorkerSettings, state_topic: str | None, *, publisher: Publisher, metrics: WorkerMetrics, clock: Clock,
+    broker: Broker | None = None,
+) -> Callable[[Model, bool], Histories]:  # fmt: skip
+    """Makes the histories of a model: of the one in use, or (False) of one that is coming."""
+    broker = broker or Broker(settings.kafka, max_batch_records=settings.max_batch_records)
+
+    def make(model: Model, runs: bool) -> Histories:  # noqa: FBT001 - the loop's signature
+        return Histories(
+            model.detector, begin=model.begin, settings=settings, state_topic=state_topic, broker=broker,
+            publisher=publisher, metrics=metrics,
+            clock=clock, runs=runs,
+        )  # fmt: skip
+
+    return make
+
+
+def state_topic(settings: WorkerSettings, *, broker: Broker | None = None) -> str | None:
+    """The topic of histories where it exists, None where a worker does without; says what is odd about its settings.
+
+    Raises:
+        SettingsRefused: `state.topic` names a topic that does not exist.
+    """
+    topic = settings.state_to
+    broker = broker or Broker(settings.kafka)
+    try:
+        if missing_topics(settings.kafka, [topic], **broker.admin):
+            if settings.state.topic is not None:
+                raise SettingsRefused(
+                    f"state.topic: topic {topic!r} does not exist: create it, compacted and with as many partitions as "
+                    "the input topic (kafka-topics.sh --create --config cleanup.policy=compact), or mend the name"
+                )
+            logger.warning(
+                "topic %s does not exist, so histories of entities are not written: where the model has any, a restart "
+                "replays the input as far as state.warm_up says. topic=%s",
+                topic, topic,
+            )  # fmt: skip
+            return None
+        configuration = broker.configuration(topic)
+        retention_ms = int(broker.configuration(settings.input_topics[0]).get("retention.ms", "-1"))
+    except BrokerUnavailable as error:
+        logger.warning(
+            "the topic of histories could not be checked: %s; the worker goes on with it. topic=%s", error, topic
+        )
+        return topic
+    if "compact" not in configuration.get("cleanup.policy", "compact"):
+        logger.warning(
+            "topic %s is not compacted: it grows without end, or loses histories: set cleanup.policy=compact. topic=%s",
+            topic, topic,
+        )  # fmt: skip
+    if 0 <= retention_ms < 2000 * settings.state.rotation_s:
+        logger.warning(
+            "topic %s keeps records for %.0f s, and histories are written every %.0f s (state.rotation_s): a restart "
+            "may find a gap between the two: keep records longer, or write more often. topic=%s",
+            settings.input_topics[0], retention_ms / 1000, settings.state.rotation_s, settings.input_topics[0],
+        )  # fmt: skip
+    return topic
 
 
 def source_settings(settings: WorkerSettings, group_id: str) -> SourceSettings:

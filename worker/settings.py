@@ -22,6 +22,8 @@ def _split(value: object) -> object:
 
 Topic = Annotated[str, Field(min_length=1, max_length=249, pattern=r"^[a-zA-Z0-9._-]+$")]
 Topics = Annotated[tuple[Topic, ...], BeforeValidator(_split)]
+_SPAN = re.compile(r"([0-9]+)(s|m|h|d|w)|0")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -60,6 +62,39 @@ class PoisonSettings(BaseModel):
         description="Stop, uncommitted, when a larger share of the last `poison.window` records is; 1 never.",
     )
     window: int = Field(1000, ge=10, description="How many records `poison.max_ratio` looks back on.")
+
+
+class StateSettings(BaseModel):
+    """How histories of entities outlive the worker, where the detector has features from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    topic: Topic | None = Field(
+        None,
+        description="Compacted topic for histories, with as many partitions as the input; `<first input topic>.state` "
+        "unless given. Without it a restart replays `state.warm_up` of the input.",
+    )
+    warm_up: str | None = Field(
+        None,
+        description='How much of the input to replay where no histories are found, such as "30d"; "0" for none; the '
+        "longest window of the features unless given.",
+    )
+    rotation_s: PositiveSeconds = Field(
+        300, description="Every history is written at least this often; a new owner replays as much of the input."
+    )
+
+    @field_validator("warm_up")
+    @classmethod
+    def _span_is_readable(cls, value: str | None) -> str | None:
+        if value is not None and _SPAN.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is not a span of time: write a whole number and one of s, m, h, d, w, or 0")
+        return value
+
+    @property
+    def warm_up_s(self) -> int | None:
+        """`warm_up` in seconds, None where it is not given."""
+        match = _SPAN.fullmatch(self.warm_up or "")
+        return match and int(match[1] or 0) * _SECONDS[match[2] or "s"]
 
 
 class WorkerSettings(BaseModel):
@@ -153,6 +188,7 @@ class WorkerSettings(BaseModel):
     )
     kafka: KafkaSettings = Field(default_factory=KafkaSettings, description="How to reach the brokers.")
     poison: PoisonSettings = Field(default_factory=PoisonSettings, description="When bad records mean a bad stream.")
+    state: StateSettings = Field(default_factory=StateSettings, description="How histories outlive the worker.")
     http: HttpSettings = Field(default_factory=HttpSettings, description="Metrics and health.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
@@ -172,6 +208,7 @@ class WorkerSettings(BaseModel):
             "alert_topic": self.alerts_to,
             "dead_letter_topic": self.dead_letters_to,
             **({"score_topic": self.score_topic} if self.score_topic else {}),
+            "state.topic": self.state_to,
         }
         for setting, topic in outputs.items():
             if topic in self.input_topics:
@@ -225,6 +262,11 @@ class WorkerSettings(BaseModel):
     def dead_letters_to(self) -> str:
         """The dead-letter topic, given or by default."""
         return self.dead_letter_topic or f"{self.input_topics[0]}.dlq"
+
+    @property
+    def state_to(self) -> str:
+        """The topic of histories, given or by default."""
+        return self.state.topic or f"{self.input_topics[0]}.state"
 
 
 class Setting(NamedTuple):

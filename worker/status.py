@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from transport import Partition
 from worker.clock import Clock
 
 State = Literal["starting", "waiting_for_model", "running", "retrying", "stopping", "poisoned"]
+
+
+class Restoring(NamedTuple):
+    """How far the histories of newly assigned partitions are: how many wait, of how many, and offsets to be read."""
+
+    partitions: int
+    of: int
+    remaining: int
 
 
 @dataclass
@@ -24,6 +32,7 @@ class Status:
         assignment: Partitions that are owned.
         lag: Records between the first unfinished and the end, by partition.
         joined: Whether the group ever gave this worker partitions.
+        restoring: How far histories of entities are restored.
         counts: Records by outcome.
         last_error: The last failure in words, empty where there was none.
         retry_attempts: Failures in a row.
@@ -38,6 +47,7 @@ class Status:
     assignment: tuple[Partition, ...] = ()
     lag: dict[Partition, int] = field(default_factory=dict)
     joined: bool = False
+    restoring: Restoring = field(default_factory=lambda: Restoring(0, 0, 0))
     counts: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
     retry_attempts: int = 0
@@ -78,6 +88,9 @@ class Status:
             reasons.append(f"the worker is {self.state}")
         if self.model and not self.joined and not self._stands_by():
             reasons.append("the group has not been joined yet")
+        if self.restoring.partitions:
+            waiting, of, remaining = self.restoring
+            reasons.append(f"{waiting} of {of} partitions wait for their histories, {remaining} offsets to go")
         retrying = 0.0 if self.retrying_since_s is None else self.clock.monotonic_s() - self.retrying_since_s
         if retrying > self.silence_limit_s:
             reasons.append(f"no batch could be finished for {retrying:.0f} s")
@@ -109,6 +122,7 @@ class Status:
                 {"topic": partition.topic, "partition": partition.number, "lag": lag.get(partition)}
                 for partition in sorted(self.assignment)
             ],
+            "restoring": self.restoring._asdict(),
             "records": self.counts,
             "retry_attempts": self.retry_attempts,
             "last_error": self.last_error,

@@ -38,4 +38,4 @@ def test_the_card_number_is_sensitive_and_never_echoed() -> None:
 def test_nothing_that_only_a_simulator_knows_is_a_feature() -> None:
     stream = StreamDefinition.load(DEFINITION)
 
-    assert not {feature.field for feature in stream.feature} & set(LABELS)
+    assert not {feature.field for feature in stream.field_features} & set(LABELS)

@@ -52,6 +52,10 @@ HEALTHY: dict[str, str | None] = {
     "offbeat_alert_rate_expected_ratio{bound='low'}": "0.001+0",
     "offbeat_alert_rate_expected_ratio{bound='expected'}": "0.0015+0",
     "offbeat_alert_rate_expected_ratio{bound='high'}": "0.002+0",
+    "offbeat_restoring_partitions": "0+0",
+    "offbeat_state_write_failures_total": "0+0",
+    "offbeat_entities_moved_total": "0+0",
+    "offbeat_entities_evicted_total": "0+0",
 }
 
 
@@ -198,6 +202,25 @@ CASES = [
         {"offbeat_model_reloads_total{result='unavailable'}": "0+6"},
         {"offbeat_model_reloads_total{result='unavailable'}": "0 0 2+0"},
     ),
+    Case(
+        "RestoringLong",
+        20,
+        {"offbeat_restoring_partitions": "6 6 5+0"},
+        {"offbeat_restoring_partitions": "6 6 6 6 6 6 6 6 6 6 6 6 6 0+0"},  # a start that takes its time
+    ),
+    Case(
+        "StateWriteFailing",
+        25,
+        {"offbeat_state_write_failures_total": "0+4"},
+        {"offbeat_state_write_failures_total": "0 0 0 0 3 3 3 3 3+0"},  # one hiccup
+    ),
+    Case(
+        "EntitiesOnTwoPartitions",
+        20,
+        {"offbeat_entities_moved_total": "0+1"},
+        {"offbeat_entities_moved_total": "0 0 0 2+0"},  # somebody sent a record by hand
+    ),
+    Case("EntitiesEvicted", 20, {"offbeat_entities_evicted_total": "0 0 0 0 15625+0"}, {}),
 ]
 
 

@@ -48,7 +48,13 @@ def test_every_topic_that_the_worker_uses_is_created() -> None:
     settings = configure([], {**_image_environment(), **SERVICES["worker"]["environment"]}).settings
     created = re.findall(r"create --topic (\S+)", SERVICES["topics"]["command"][0])
 
-    assert created == [*settings.input_topics, settings.alerts_to, settings.dead_letters_to]
+    assert created == [*settings.input_topics, settings.alerts_to, settings.dead_letters_to, settings.state_to]
+
+
+def test_the_topic_of_histories_is_compacted_and_has_a_partition_for_each_of_the_input() -> None:
+    topics = dict(re.findall(r"create --topic (\S+) (.+)", SERVICES["topics"]["command"][0]))
+
+    assert topics["transactions.state"] == f"{topics['transactions']} --config cleanup.policy=compact"
 
 
 def test_the_trainer_reads_what_the_history_writes() -> None:

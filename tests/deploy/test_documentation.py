@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -15,7 +15,17 @@ import typer.main
 import offbeat
 import worker.dead_letters
 from detector import RejectReason, StreamDefinition
-from detector.stream import CategoryFeature, LabelField, NumberFeature, ThresholdSetting, TimeFeature, TimeField
+from detector.stream import (
+    CategoryFeature,
+    HistoryFeature,
+    HistorySetting,
+    LabelField,
+    NumberFeature,
+    Statistic,
+    ThresholdSetting,
+    TimeFeature,
+    TimeField,
+)
 from tests.deploy.commands import assert_accepted
 from tests.deploy.files import ROOT, alert_rules, tool
 from worker.alerts import Alert
@@ -24,7 +34,7 @@ from worker.docs import with_tables
 from worker.errors import EXIT_CODES
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
-NOT_OURS = ("docker compose", "pip install", "kafka-consumer-groups.sh")
+NOT_OURS = ("docker compose", "pip install", "kafka-consumer-groups.sh", "kafka-topics.sh")
 
 
 def text_of(name: str) -> str:
@@ -79,7 +89,7 @@ def test_a_command_and_its_options_that_are_mentioned_exist(span: str) -> None:
 
 
 def test_the_example_for_python_gives_the_odd_record_the_highest_score() -> None:
-    (example,) = blocks(text_of("README.md"), "python")
+    example, _ = blocks(text_of("README.md"), "python")
     names: dict[str, Any] = {}
 
     exec(example, names)
@@ -89,26 +99,57 @@ def test_the_example_for_python_gives_the_odd_record_the_highest_score() -> None
     assert names["scores"][3] > names["detector"].threshold.value > names["scores"][:3].max()
 
 
+def test_the_example_for_a_file_of_records_scores_each_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, example = blocks(text_of("README.md"), "python")
+    records = np.vstack([np.random.default_rng(0).normal(size=(2000, 4)), np.full((3, 4), 6.0)])
+    np.savez(tmp_path / "28_pendigits.npz", X=records, y=np.arange(2003) >= 2000)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+
+    exec(example, names)
+
+    assert len(example.splitlines()) == 5
+    assert set(np.argsort(names["scores"])[-3:]) == {2000, 2001, 2002}
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/stream.md"])
 def test_a_stream_definition_that_is_shown_is_one_that_loads(page: str) -> None:
     (example,) = blocks(text_of(page), "toml")
 
     stream = StreamDefinition.from_toml(example)
 
-    assert {feature.kind for feature in stream.feature} == {"number", "category", "time"}
+    assert {feature.kind for feature in stream.feature} == {"number", "category", "time", "history"}
     assert StreamDefinition.from_toml(stream.to_toml()) == stream
 
 
 @pytest.mark.parametrize(
     "model",
-    [StreamDefinition, TimeField, LabelField, ThresholdSetting, NumberFeature, CategoryFeature, TimeFeature],
+    [
+        StreamDefinition,
+        TimeField,
+        LabelField,
+        ThresholdSetting,
+        HistorySetting,
+        NumberFeature,
+        CategoryFeature,
+        TimeFeature,
+        HistoryFeature,
+    ],
     ids=lambda model: model.__name__,
 )
 def test_every_key_of_the_stream_definition_is_documented(model: Any) -> None:
-    tables = {"time", "label", "threshold"}
+    tables = {"time", "label", "threshold", "history"}
     rows = set(re.findall(r"^\| `(\w+)` \|", text_of("docs/stream.md"), re.MULTILINE))
 
     assert set(model.model_fields) - tables <= rows
+
+
+def test_every_statistic_of_a_history_is_documented_and_no_other() -> None:
+    tables = text_of("docs/stream.md").partition("**Statistics of numbers")[2].partition("**Priors.**")[0]
+    firsts = re.findall(r"^\| (`.+?`) \|", tables, re.MULTILINE)
+    documented = [name for first in firsts for name in re.findall(r"`(\w+)`", first) if name != "statistic"]
+
+    assert sorted(documented) == sorted(get_args(Statistic))
 
 
 def test_every_reason_of_a_dead_letter_is_documented() -> None:

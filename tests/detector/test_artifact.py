@@ -131,10 +131,10 @@ def test_a_damaged_artifact_is_refused_with_its_reason(
     assert str(artifact) in str(refusal.value)
 
 
-def publish(models: ModelDirectory, detector: Detector, second: int, **options: bool) -> str:
+def publish(models: ModelDirectory, detector: Detector, second: int, *, promote: bool = False) -> str:
     facts = detector.facts | {"fitted_at": f"2026-03-14T09:26:{second:02d}+00:00"}
     again = Detector(detector.stream, detector.encoder, detector.scorer, detector.threshold, facts=facts)
-    return models.publish(again, files={"report.html": b"<p>fine"}, **options)
+    return models.publish(again, files={"report.html": b"<p>fine"}, promote=promote)
 
 
 def test_the_first_version_serves_and_a_later_one_only_when_promoted(tiny_detector: Detector, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -276,6 +277,50 @@ def test_a_table_has_the_outcomes_of_the_same_values_as_json(chunk: int) -> None
     found = Records.concat([records for records, _ in parts])
     assert_equal(found, expected, ("numbers", "categories", "times", "ids", "keys", "labels", "offsets"))
     assert [reject.reason for _, some in parts for reject in some] == [reject.reason for reject in rejects]
+
+
+NUMBER = '[[feature]]\nkind = "number"\nfield = "x"\n'
+READINGS = {
+    "number": NUMBER,
+    "required number": NUMBER + "required = true\n",
+    "number from a string": NUMBER + "from_string = true\n",
+    "required number from a string": NUMBER + "from_string = true\nrequired = true\n",
+    "number and category": NUMBER + '[[feature]]\nkind = "category"\nfield = "x"\nname = "kind of x"\n',
+    "category": '[[feature]]\nkind = "category"\nfield = "x"\n',
+    "epoch": '[[feature]]\nkind = "time"\nfield = "x"\nformat = "epoch_s"\n',
+    "event time": '[time]\nfield = "x"\nformat = "epoch_s"\n[[feature]]\nkind = "number"\nfield = "y"\n',
+    "iso time": '[[feature]]\nkind = "time"\nfield = "x"\nformat = "iso8601"\n',
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize(
+    "values",
+    [["1", "2.5"], ["abc", "1"], ["", "1"], ["", None], [" "], [True, None], [[1], [1, 2]], [[]], [{"a": 1}],
+     [1, None], [1.5, 2.0], [None]],
+    ids=repr,
+)  # fmt: skip
+def test_a_column_of_the_wrong_type_has_the_reject_reasons_of_the_same_json_values(
+    reading: str, values: list[Any]
+) -> None:
+    stream = StreamDefinition.from_toml('name = "n"\n' + READINGS[reading])
+    rows = [{"x": value, "y": 0} for value in values]
+    expected, rejects = Decoder(stream).decode(Messages([json.dumps(row).encode() for row in rows]))
+
+    found, refused = decode_table(stream, pa.Table.from_pylist(rows))
+
+    reasons = [(reject.row, reject.reason, reject.field) for reject in rejects]
+    assert [(reject.row, reject.reason, reject.field) for reject in refused] == reasons
+    assert_equal(found, expected, ("numbers", "categories", "times", "event_times"))
+
+
+@pytest.mark.parametrize("values", [["1"], ["abc"], [""], [True], [[1]], [b"1"], [datetime(2026, 3, 1, tzinfo=UTC)]])
+def test_what_is_no_number_is_a_wrong_type_in_a_number_column_of_a_table(values: list[Any]) -> None:
+    stream = StreamDefinition.from_toml('name = "n"\n' + NUMBER)
+
+    rejects = decode_table(stream, pa.table({"x": pa.array(values)}))[1]
+
+    assert [(reject.reason, reject.field) for reject in rejects] == [(RejectReason.WRONG_TYPE, "x")]
 
 
 def test_timestamps_and_pandas_style_columns_of_a_table_are_read_as_what_they_mean() -> None:

@@ -14,7 +14,7 @@ from tests.payments import decoded, message, odd_message
 def test_an_odd_record_is_an_anomaly_and_its_reason_comes_first(tiny_detector: Detector) -> None:
     verdicts, changes = tiny_detector.judge(decoded([message(1), odd_message(2), message(3)]), None)
 
-    assert changes is None
+    assert changes == ()
     assert verdicts.anomalies.tolist() == [1]
     first = verdicts.explanations[0].contributions[0]
     assert (first.feature, first.actual) == ("amount", 250_000.0)
@@ -30,7 +30,7 @@ def test_shares_of_all_features_sum_to_one_and_fall(tiny_detector: Detector) -> 
         assert sum(shares) == pytest.approx(1)
         assert shares == sorted(shares, reverse=True)
         assert min(shares) >= 0
-        assert {c.feature for c in explanation.contributions} == set(tiny_detector.features)
+        assert {c.feature for c in explanation.contributions} == set(tiny_detector.feature_names)
 
 
 def test_a_category_out_of_place_is_blamed_with_the_expected_one(tiny_detector: Detector) -> None:
@@ -142,9 +142,9 @@ def test_the_score_of_a_feature_is_high_where_that_feature_is_odd_and_about_one_
 ) -> None:
     normal = tiny_detector.score_features(decoded([message(n) for n in range(500)]))
     odd = tiny_detector.score_features(decoded([odd_message(), message(1, at="2026-03-01T02:30:00")]))
-    amount, hour = (tiny_detector.features.index(name) for name in ("amount", "at.hour"))
+    amount, hour = (tiny_detector.feature_names.index(name) for name in ("amount", "at.hour"))
 
-    assert normal.shape == (500, len(tiny_detector.features))
+    assert normal.shape == (500, len(tiny_detector.feature_names))
     assert (normal.mean(axis=0) < 1.5).all()
     assert odd[0, amount] > 100
     assert odd[1, hour] > 2 * normal[:, hour].max() > odd[0, hour]

@@ -24,7 +24,7 @@ def test_any_field_name_survives_the_way_through_toml(field: str) -> None:
     [
         ("log = true", "lgo = true", ["feature[1].lgo", "did you mean 'log'"]),
         ('id = "payment_id"', 'idd = "payment_id"', ["idd", "did you mean 'id'"]),
-        ('kind = "time"', 'kind = "thyme"', ["feature[4]", "number, category or time"]),
+        ('kind = "time"', 'kind = "thyme"', ["feature[4]", "number, category, time or history"]),
         ('kind = "time"\n', "", ["feature[4]", "has no kind"]),
         ("false_alarm_rate = 0.01", 'alert_budget = "50 a day"', ["threshold.alert_budget", "'50 a day'", '"50/day"']),
         ("false_alarm_rate = 0.01", 'alert_budget = "0/day"', ["threshold.alert_budget"]),
@@ -33,6 +33,8 @@ def test_any_field_name_survives_the_way_through_toml(field: str) -> None:
         ('name = "payments"', 'name = "../etc"', ["name", "'../etc'", "lower case"]),
         ('field = "at"\n\n[label]', 'field = "at"\nzone = "Mars/Olympus"\n\n[label]', ["time.zone", "Mars/Olympus"]),
         ('echo = ["payment_id", "shop.kind"]', 'echo = ["card"]', ["echo 'card'", "sensitive 'card.limit'"]),
+        ('"payment_id", "shop.kind"', '"shop", "at", "shop.kind"', ["echo 'shop.kind'", "'shop'", "remove one"]),
+        ('"payment_id", "shop.kind"', '"shop.kind", "shop"', ["echo 'shop.kind'", "'shop'", "remove one"]),
         ('field = "amount"', 'field = "fraud"', ["label itself"]),
         ('field = "amount"', 'field = "shop.kind"', ["defined twice"]),
         ('field = "amount"', 'field = "card"', ["'card'", "value and an object"]),

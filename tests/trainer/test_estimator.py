@@ -87,7 +87,7 @@ def test_a_mapping_a_pandas_and_an_arrow_table_are_the_same_records() -> None:
 def test_a_table_without_a_definition_gets_the_proposed_one() -> None:
     stream, _ = to_records({name: column for name, column in table(300).items() if name != "odd"}, None)
 
-    assert [feature.field for feature in stream.feature] == ["a", "b", "c"]
+    assert [feature.field for feature in stream.field_features] == ["a", "b", "c"]
 
 
 def test_a_definition_may_be_a_path(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_each_field_gets_the_role_that_it_plays() -> None:
     assert stream.label is not None
     assert (stream.label.field, stream.label.anomalous) == ("is_fraud", (1,))
     assert stream.sensitive == ("card_number",)
-    assert [(feature.kind, feature.field) for feature in stream.feature] == [
+    assert [(feature.kind, feature.field) for feature in stream.field_features] == [
         ("number", "amount"),
         ("number", "balance"),
         ("category", "shop_kind"),
@@ -143,7 +143,7 @@ def test_a_field_that_is_a_value_here_and_an_object_there_is_left_out(tmp_path: 
 
     proposal = propose(*sample_columns([tmp_path / "x.jsonl"]))
 
-    assert [feature.field for feature in proposal.stream.feature] == ["a.b"]
+    assert [feature.field for feature in proposal.stream.field_features] == ["a.b"]
     assert "an object in others" in proposal.left_out["a"]
 
 
@@ -154,7 +154,7 @@ def test_nested_fields_become_dotted_paths(tmp_path: Path) -> None:
 
     for name in ("x.jsonl", "x.parquet"):
         stream = propose(*sample_columns([tmp_path / name])).stream
-        assert {feature.field for feature in stream.feature} == {"shop.kind", "shop.place.lat", "amount"}
+        assert {feature.field for feature in stream.field_features} == {"shop.kind", "shop.place.lat", "amount"}
 
 
 @pytest.mark.parametrize(("form", "factor"), [("epoch_s", 1), ("epoch_ms", 1000)])
@@ -171,7 +171,7 @@ def test_a_large_number_that_is_not_named_like_a_time_is_a_number() -> None:
     stream = proposal_of({"turnover": [1_714_550_000 + 600 * i for i in range(500)]}).stream
 
     assert stream.time is None
-    assert [(feature.kind, feature.field) for feature in stream.feature] == [("number", "turnover")]
+    assert [(feature.kind, feature.field) for feature in stream.field_features] == [("number", "turnover")]
 
 
 def test_arrow_timestamps_are_times_and_naive_ones_say_so() -> None:
@@ -204,7 +204,7 @@ def test_an_identifier_of_many_values_is_no_number() -> None:
         {"branch_id": [i * 7 % 311 for i in range(3000)], "num_items": [i % 17 for i in range(3000)]}
     )
 
-    assert [feature.field for feature in proposal.stream.feature] == ["num_items"]
+    assert [feature.field for feature in proposal.stream.field_features] == ["num_items"]
     assert "identifier with 311 different values" in proposal.left_out["branch_id"]
 
 
@@ -240,14 +240,14 @@ def test_a_frequent_flag_is_a_feature_and_no_label() -> None:
     stream = proposal_of({"is_weekend": [i % 7 < 2 for i in range(700)], "x": np.arange(700) / 3}).stream
 
     assert stream.label is None
-    assert [feature.field for feature in stream.feature] == ["is_weekend", "x"]
+    assert [feature.field for feature in stream.field_features] == ["is_weekend", "x"]
 
 
 def test_a_time_of_day_is_proposed_only_where_the_sample_can_show_it() -> None:
     def parts(hours: int) -> list[tuple[str, ...]]:
         times = np.datetime64("2024-05-01", "us") + np.linspace(0, hours * 60, 500).astype(int) * np.timedelta64(1, "m")
         stream = proposal_of({"at": pa.array(times), "x": np.arange(500) / 3}).stream
-        return [feature.parts for feature in stream.feature if isinstance(feature, TimeFeature)]
+        return [feature.parts for feature in stream.field_features if isinstance(feature, TimeFeature)]
 
     assert parts(3) == []
     assert parts(72) == [("hour",)]
@@ -287,7 +287,7 @@ def test_real_transactions_are_understood() -> None:
     assert stream.time.field == "TX_DATETIME"
     assert stream.label is not None
     assert stream.label.field == "TX_FRAUD"
-    assert [feature.field for feature in stream.feature] == ["TX_AMOUNT", "TX_DATETIME"]
+    assert [feature.field for feature in stream.field_features] == ["TX_AMOUNT", "TX_DATETIME"]
     assert "leaks TX_FRAUD" in proposal.left_out["TX_FRAUD_SCENARIO"]
 
 
@@ -302,7 +302,7 @@ def test_an_object_that_some_records_lack_is_not_said_to_have_no_value(tmp_path:
 
     proposal = propose(*sample_columns([data]))
 
-    assert [feature.field for feature in proposal.stream.feature] == ["amount", "device.os"]
+    assert [feature.field for feature in proposal.stream.field_features] == ["amount", "device.os"]
     assert proposal.left_out == {}
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from detector import Detector, StreamDefinition
 from tests.trainer.conftest import STREAM_TOML
-from trainer.datasets import Dataset, RejectExample, load
+from trainer.datasets import RejectExample
 from trainer.fitting import FitReport, FitSettings, fit_detector
+from trainer.loading import Dataset, load
 from trainer.report import quality_rows, record_rows, render
 
 Fit = tuple[Detector, FitReport, Dataset]

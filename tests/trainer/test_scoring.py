@@ -15,9 +15,10 @@ import pytest
 
 from detector import Detector, StreamDefinition
 from tests.trainer.conftest import STREAM_TOML, payments
-from trainer.datasets import find_files, load, read_chunks
+from trainer.datasets import find_files, read_chunks
 from trainer.errors import DataFileError, OutputError
 from trainer.fitting import FitSettings, fit_detector
+from trainer.loading import load
 from trainer.scoring import score_files
 
 

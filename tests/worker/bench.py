@@ -15,11 +15,12 @@ from tests.fakes import FakeClock, FakeCluster, FakeMessage
 from tests.payments import fitted_detector
 from transport import Batch, KafkaPublisher, KafkaSource, Partition
 from worker.alerts import Alert
+from worker.broker import Broker
 from worker.clock import Clock, Stop
 from worker.loop import Worker
 from worker.metrics import WorkerMetrics
 from worker.models import Models
-from worker.service import publisher_settings, source_settings
+from worker.service import histories_of, publisher_settings, source_settings
 from worker.settings import WorkerSettings
 from worker.status import Status
 
@@ -72,6 +73,7 @@ class Bench:
         self.cluster = FakeCluster(
             {"payments": partitions, "payments.alerts": 3, "payments.dlq": 3, "payments.scores": 3}
         )
+        self.state_topic: str | None = None
         self.clock = BenchClock(self.cluster.clock)
         self.metrics = WorkerMetrics(CollectorRegistry())
         self.status = Status(self.clock, self.settings.max_poll_interval_s, self.settings.http.silence_limit_s)
@@ -107,6 +109,18 @@ class Bench:
             source=self.source,
             publisher=publisher,
             models=models,
+            histories_of=histories_of(
+                self.settings,
+                self.state_topic,
+                publisher=publisher,
+                metrics=self.metrics,
+                clock=self.clock,
+                broker=Broker(
+                    self.settings.kafka,
+                    consumer={"connect": self.cluster.consumer, "clock": self.cluster.clock},
+                    admin={"connect": self.cluster.admin},
+                ),
+            ),
             settings=self.settings,
             group_id=GROUP,
             version="1.2",

@@ -91,6 +91,26 @@ def test_shares_of_the_named_features_and_of_the_others_sum_to_one() -> None:
     assert sum(contribution.contribution for contribution in alert.contributions) + alert.others == pytest.approx(1)
 
 
+@pytest.mark.parametrize("listed", [None, 1])
+def test_shares_sum_to_one_however_many_features_the_explanation_lists(listed: int | None) -> None:
+    detector, batch = like(), batch_of([odd_message(7)])
+    records, _ = detector.decode(batch)
+    verdicts, _ = detector.judge(records, listed=listed)
+
+    ((_, alert),) = alerts_of(batch, records, verdicts, detector, now_s=START_MS / 1000, top=2)
+
+    assert sum(contribution.contribution for contribution in alert.contributions) + alert.others == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("work", "method"), [(1 << 40, "ablation"), (0, "residual")])
+def test_an_alert_says_how_its_shares_were_found(work: int, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.explain.ABLATION_WORK", work)
+
+    (alert,) = alerts(batch_of([odd_message(7)]))
+
+    assert text(alert)["explained_by"] == method
+
+
 def test_only_echoed_fields_are_repeated() -> None:
     (alert,) = alerts(batch_of([odd_message(7)]))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detector import Reject, RejectReason
 from tests.worker.bench import START_MS, batch_of
 from transport import OutgoingMessage
+from transport.header_names import HeaderName
 from worker.dead_letters import NON_FINITE_SCORE, STAGES, Origin, dead_letter, non_finite_score, of_reject
 
 ORIGIN = Origin(consumer_group="offbeat-payments", worker_version="1.2", model_version="v7", at_s=START_MS / 1000)
@@ -31,6 +33,17 @@ def test_value_and_key_are_unchanged_and_original_headers_come_first() -> None:
 
     assert (message.topic, message.value, message.key) == ("payments.dlq", b"\xff\x00not json", b"\xfe")
     assert message.headers[:2] == (("trace", b"\xff"), ("trace", b"2"))
+
+
+@pytest.mark.parametrize("max_bytes", [1_000_000, 800])
+def test_a_header_name_that_is_not_utf8_keeps_its_bytes(max_bytes: int) -> None:
+    name = HeaderName(b"caf\xe9".decode("utf-8", "surrogateescape"))
+
+    message = letter(b"x" * 500, headers=((name, b"1"),), max_bytes=max_bytes)
+
+    assert message.size_bytes <= max_bytes
+    assert message.headers[0] == (name, b"1")
+    assert message.headers[0][0].encode() == b"caf\xe9"
 
 
 def test_the_headers_say_where_it_came_from_and_why_it_is_here() -> None:

@@ -9,7 +9,7 @@ import pytest
 from kafka import errors as kafka_errors
 
 from tests.payments import fitted_detector, message, odd_message
-from tests.worker.bench import GROUP, TIMESTAMP_MS, Bench
+from tests.worker.bench import GROUP, START_MS, TIMESTAMP_MS, Bench
 from transport import ConfigurationRefused, Forbidden, OffsetOutOfRange, PublishFailed
 from worker.errors import PoisonStream
 from worker.models import Model, Models
@@ -321,6 +321,23 @@ def test_lag_is_shown_before_a_batch_is_processed(models: Path) -> None:
         bench.drain()
 
     assert bench.count("consumer_lag_records", topic="payments", partition="0") == 5
+
+
+def test_a_partition_at_its_head_does_not_hide_one_that_is_hours_behind(models: Path) -> None:
+    bench = Bench(models, partitions=2, max_batch_records=1)
+    worker = bench.worker()
+
+    ages_s = []
+    for partition, age_s in ((0, 1), (1, 7_200), (1, 7_200), (0, 1)):
+        bench.cluster.append("payments", message(1), partition=partition, timestamp_ms=START_MS - age_s * 1000)
+        batch = worker._poll()
+        assert batch is not None
+        ages_s.append(bench.count("consumer_lag_seconds", topic="payments"))
+        worker.process(batch)
+    worker._show_position()
+
+    assert ages_s == pytest.approx([1, 7_200, 7_200, 1], abs=60)
+    assert bench.count("consumer_lag_seconds", topic="payments") == 0
 
 
 def test_the_age_of_an_alert_is_counted_from_the_records_timestamp(models: Path) -> None:

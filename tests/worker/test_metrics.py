@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from detector import Detector
-from tests.payments import fitted_detector
+from tests.payments import decoded, fitted_detector, message
 from transport import Partition
 from worker.dead_letters import STAGES
 from worker.histogram import ColumnHistogram
@@ -90,6 +90,18 @@ def test_a_model_that_takes_over_replaces_the_one_before() -> None:
     assert until == datetime(2026, 3, 31, tzinfo=UTC).timestamp()
     assert 'offbeat_feature_unseen_category_total{feature="shop.kind"} 0.0' in text
     assert 'offbeat_feature_missing_total{feature="amount"} 0.0' in text
+
+
+def test_the_features_that_are_visible_at_zero_are_those_that_are_counted() -> None:
+    metrics = WorkerMetrics(CollectorRegistry())
+    detector = fitted_detector()
+    verdicts = detector.judge(decoded([message(1)]))[0]
+
+    metrics.model_changed(detector, 5.0)
+
+    for metric, counted in ((metrics.feature_missing, verdicts.missing), (metrics.feature_unseen, verdicts.unseen)):
+        shown = {sample.labels["feature"] for family in metric.collect() for sample in family.samples}
+        assert shown == set(counted)
 
 
 @given(st.lists(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32)), max_size=5))

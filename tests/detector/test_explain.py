@@ -1,0 +1,97 @@
+"""Explanations stay within their memory and work, and say how they were made."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from detector import DenoisingAutoencoder, Detector, Encoder, Records, Scorer, records_of_matrix, stream_of_matrix
+from detector.explain import BLOCK_NUMBERS, _affordable, explain
+from tests.payments import decoded, message, odd_message
+
+
+def odd_records() -> Records:
+    """Five records, the third and the last far odder than the others."""
+    amounts = [300.0, 400.0, 2e6, 350.0, 1e6]
+    return decoded([message(number, amount=amount) for number, amount in enumerate(amounts)])
+
+
+def cost_of_one(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The least budget that pays for one record."""
+    monkeypatch.setattr("detector.explain.ABLATION_WORK", 1 << 40)
+    return (1 << 40) // _affordable(detector.encoder, detector.scorer)
+
+
+def test_beyond_the_work_budget_only_the_highest_scores_are_explained_by_ablation(
+    tiny_detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tiny_detector.explain(odd_records())
+    monkeypatch.setattr("detector.explain.ABLATION_WORK", 2 * cost_of_one(tiny_detector, monkeypatch))
+
+    limited = tiny_detector.explain(odd_records())
+
+    assert [explanation.explained_by for explanation in full] == ["ablation"] * 5
+    assert [explanation.explained_by for explanation in limited] == [
+        "residual", "residual", "ablation", "residual", "ablation",
+    ]  # fmt: skip
+    assert [limited[2], limited[4]] == [full[2], full[4]]
+
+
+def test_without_ablation_shares_are_those_of_the_residuals_and_expected_is_the_reconstruction(
+    tiny_detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.explain.ABLATION_WORK", 0)
+    records = decoded([odd_message(1)])
+    residuals = tiny_detector.score_features(records)[0]
+    encoder = tiny_detector.encoder
+    rebuilt = tiny_detector.scorer.reconstruct(encoder.encode(records))[0].astype(np.float64)
+
+    (explanation,) = tiny_detector.explain(records)
+
+    assert explanation.explained_by == "residual"
+    for contribution in explanation.contributions:
+        position = tiny_detector.feature_names.index(contribution.feature)
+        assert contribution.share == pytest.approx(residuals[position] / residuals.sum())
+        if not contribution.sensitive:
+            assert contribution.expected == encoder.features[position].expected(rebuilt[encoder.slices[position]])
+    assert explanation.contributions[0].feature == "amount"
+
+
+@pytest.mark.parametrize("listed", [0, 2, 3, 99])
+def test_listed_features_are_the_first_of_all_and_others_is_the_rest(tiny_detector: Detector, listed: int) -> None:
+    (whole,) = tiny_detector.explain(decoded([odd_message(1)]))
+
+    (short,) = tiny_detector.explain(decoded([odd_message(1)]), listed=listed)
+
+    assert short.contributions == whole.contributions[:listed]
+    assert sum(c.share for c in short.contributions) + short.others == pytest.approx(1)
+    assert whole.others == 0
+
+
+@pytest.mark.parametrize("block_numbers", [1, 1000])
+def test_an_explanation_does_not_depend_on_how_much_is_held_at_once(
+    tiny_detector: Detector, monkeypatch: pytest.MonkeyPatch, block_numbers: int
+) -> None:
+    expected = tiny_detector.explain(odd_records())
+    monkeypatch.setattr("detector.explain.BLOCK_NUMBERS", block_numbers)
+
+    assert tiny_detector.explain(odd_records()) == expected
+
+
+def test_memory_does_not_grow_with_the_square_of_the_features() -> None:
+    features, n = 100, 256  # a copy of every record for every feature would be 5 million numbers
+    records = records_of_matrix(stream_of_matrix(features), np.random.default_rng(0).normal(size=(n, features)))
+    encoder = Encoder.fit(stream_of_matrix(features), records)
+    matrix = encoder.encode(records)
+    scorer = Scorer.fit(DenoisingAutoencoder(encoder.width, 10, hidden=16), matrix, encoder.indicators)
+
+    tracemalloc.start()
+    explanations = explain(encoder, scorer, records, listed=5)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert {explanation.explained_by for explanation in explanations} == {"ablation"}
+    # Beside the blocks: a few matrices (n, d) of eight bytes, and what is returned.
+    assert peak_bytes < 20 * BLOCK_NUMBERS + 10 * matrix.size * 8

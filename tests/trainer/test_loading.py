@@ -1,0 +1,152 @@
+"""Records in memory: all that were read are accounted for, and a sample is one of the whole stream."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector import Records, RejectReason, StreamDefinition
+from trainer.errors import DataFileError
+from trainer.loading import Dataset, UniformSample, bytes_per_record, load
+
+PAYMENTS = StreamDefinition.from_toml("""
+name = "payments"
+id = "id"
+key = "card"
+[time]
+field = "at"
+[label]
+field = "fraud"
+[[feature]]
+kind = "number"
+field = "amount"
+[[feature]]
+kind = "category"
+field = "shop.kind"
+""")
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "card": 1, "at": "2024-05-01T10:00:00", "fraud": 0, "amount": 5.5, "shop": {"kind": "food"}},
+    {"id": "b", "card": 2, "at": "2024-05-01T11:00:00", "fraud": 1, "amount": None, "shop": {"kind": None}},
+    {"id": "c", "card": 1, "at": "2024-05-01T12:00:00", "fraud": 0, "amount": 7.25, "shop": {"kind": "fuel"}},
+]
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def load_ids(path: Path, most: int, seed: int = 0) -> list[str]:
+    ids = load([path], PAYMENTS, max_records=most, seed=seed).records.ids
+    assert ids is not None
+    return list(ids)
+
+
+def test_loading_counts_what_was_read_kept_and_rejected(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", [ROWS[0], "oops", {"id": "z"}, *["{}"] * 5, ROWS[2]])
+
+    dataset: Dataset = load([path], PAYMENTS)
+
+    assert dataset.rows_read == 9
+    assert dataset.decoded == len(dataset.records) == 2
+    assert dataset.rejected == {RejectReason.NOT_JSON: 1, RejectReason.MISSING_FIELD: 6}
+    assert [(example.line, example.reason.value) for example in dataset.examples] == [
+        (2, "not_json"),
+        (3, "missing_field"),
+        (4, "missing_field"),
+        (5, "missing_field"),
+    ]
+    assert dataset.left_out_by_sampling == 0
+
+
+def test_a_field_that_no_record_carries_is_reported(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", [{"id": "a", "at": "2024-05-01", "amount": 1}])
+
+    assert load([path], PAYMENTS).absent == ("card", "fraud", "shop.kind")
+
+
+def test_data_without_one_record_of_the_stream_is_refused_with_the_first_reason(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", ["nothing", "here"])
+
+    with pytest.raises(DataFileError, match=r"none of 2 rows is a record .*x\.jsonl:1"):
+        load([path], PAYMENTS)
+
+
+def test_a_sample_is_of_the_size_asked_for_in_order_and_repeatable(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", [{**ROWS[0], "id": f"{number:03}"} for number in range(300)])
+
+    sample = load_ids(path, 50)
+
+    assert len(sample) == 50
+    assert sample == sorted(sample)
+    assert sample == load_ids(path, 50)
+    assert sample != load_ids(path, 50, seed=1)
+    assert load([path], PAYMENTS, max_records=50).left_out_by_sampling == 250
+
+
+def numbered(first: int, last: int) -> Records:
+    n = last - first
+    return Records(
+        rows=np.arange(first, last),
+        partition_index=np.zeros(n, np.int32),
+        offsets=np.arange(first, last),
+        timestamps_ms=np.zeros(n, np.int64),
+        numbers={},
+        categories={},
+        times={},
+    )
+
+
+@given(st.lists(st.integers(0, 200), max_size=12), st.integers(1, 150))
+def test_a_sample_does_not_depend_on_the_pieces_in_which_the_records_came(sizes: list[int], most: int) -> None:
+    total = sum(sizes)
+    whole, pieces = UniformSample(most, seed=3), UniformSample(most, seed=3)
+    whole.add(numbered(0, total))
+    ends = np.cumsum([0, *sizes])
+    for first, last in itertools.pairwise(ends.tolist()):
+        pieces.add(numbered(first, last))
+
+    expected = whole.records()
+    found = pieces.records()
+
+    assert expected is not None
+    assert len(expected) == min(most, total)
+    assert ([] if found is None else found.rows.tolist()) == expected.rows.tolist()
+
+
+def test_a_sample_is_uniform_over_the_whole_stream() -> None:
+    sample = UniformSample(4_000, seed=0)
+    for start in range(0, 400_000, 10_000):
+        sample.add(numbered(start, start + 10_000))
+
+    records = sample.records()
+
+    assert records is not None
+    assert len(records) == 4_000
+    # Ten parts of 400 expected each; 5 standard deviations of a binomial are 95.
+    counts = np.bincount(records.rows // 40_000, minlength=10)
+    assert np.abs(counts - 400).max() < 95
+
+
+def test_the_memory_of_a_sample_is_bounded_whatever_is_read() -> None:
+    sample = UniformSample(10_000, seed=0)
+    most_held = 0
+    for start in range(0, 1_000_000, 20_000):
+        sample.add(numbered(start, start + 20_000))
+        most_held = max(most_held, sample._held)
+
+    assert most_held <= 10_000 + 32_768 + 20_000
+
+
+def test_bytes_per_record_counts_every_column() -> None:
+    records = numbered(0, 10)  # rows 8, partition 4, offset 8, timestamp 8
+
+    assert bytes_per_record(records) == 28

@@ -1,0 +1,290 @@
+"""The histories of all partitions that this worker owns: restored, carried on, written away; it judges no record."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from detector import Detector, HistoryChanges, HistoryState, HistoryUndo, count_blocks
+from transport import (
+    Batch,
+    BrokerUnavailable,
+    MessageTooLarge,
+    Partition,
+    Publisher,
+    PublishFailed,
+    Source,
+)
+from worker.broker import Broker
+from worker.clock import Clock
+from worker.metrics import WorkerMetrics
+from worker.restoring import PartitionHistory
+from worker.settings import WorkerSettings
+from worker.state_topic import block_message
+from worker.status import Restoring
+
+logger = logging.getLogger(__name__)
+
+_SLICE_BUSY_S, _SLICE_IDLE_S = 0.2, 1.0
+_MOST_BLOCKS_AT_ONCE = 64
+_WINDOWLESS_WARM_UP_S = 30 * 86_400.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Changes of one batch that were applied, and can be taken back."""
+
+    undo: list[tuple[PartitionHistory, HistoryUndo]] = field(default_factory=list)
+
+
+class Histories:
+    """What is remembered for one detector, partition by partition.
+
+    A detector without history features remembers nothing: every partition is ready at once.
+
+    A partition that was newly assigned is paused by the source. `follow` begins to restore it, `restore` brings it
+    nearer in slices between two polls, and lets it run when its state stands for the offset that is read next. Changes
+    are applied when a batch is acknowledged and taken back when it is given back, so that a state never runs ahead of
+    what can be committed. Blocks are written only after a commit, stamped with the committed offset.
+    """
+
+    def __init__(
+        self, detector: Detector, *, begin: HistoryState | None, settings: WorkerSettings,
+        state_topic: str | None, broker: Broker,
+        publisher: Publisher, metrics: WorkerMetrics, clock: Clock, runs: bool = True,
+    ) -> None:  # fmt: skip
+        """Begin with nothing.
+
+        Args:
+            detector: Whose history features are kept.
+            begin: What is known of entities that no partition knows yet: the end of training.
+            settings: The worker's.
+            state_topic: Where blocks are written and read; None for nowhere: a restart replays the input.
+            broker: The broker, beside the group's own reading.
+            publisher: Writes blocks.
+            metrics: The worker's.
+            clock: Time.
+            runs: Whether partitions are paused and resumed for these histories; not for those of a coming model.
+        """
+        self.detector = detector
+        self._begin = begin
+        self._settings = settings
+        self._state_topic = state_topic
+        self._broker = broker
+        self._publisher = publisher
+        self._metrics = metrics
+        self._clock = clock
+        self._runs = runs
+        self._partitions: dict[Partition, PartitionHistory] = {}
+        self._generations: dict[Partition, int] = {}
+        self._written_s: dict[Partition, float] = {}
+        self._debt: dict[Partition, float] = {}
+        self._write_again_s = 0.0
+        self._evictions = 0
+        self._moved: set[str] = set()
+
+    # -- partitions come and go ---------------------------------------------------------------------------------------
+
+    def follow(self, source: Source) -> None:
+        """Begin anew with partitions that were newly assigned, and forget those that are no longer owned."""
+        generations = source.generations()
+        for partition in self._generations.keys() - generations.keys():
+            self._drop(partition)
+        for partition, generation in generations.items():
+            if self._generations.get(partition) == generation:
+                continue
+            self._drop(partition)
+            self._generations[partition] = generation
+            if self.detector.history is None:
+                source.resume([partition])
+                continue
+            self._partitions[partition] = PartitionHistory(
+                self.detector, partition, self._broker, begin=self._begin, state_topic=self._state_topic,
+                warm_up_s=self.warm_up_s, now_s=self._clock.now_s, monotonic_s=self._clock.monotonic_s,
+            )  # fmt: skip
+
+    def _drop(self, partition: Partition) -> None:
+        self._generations.pop(partition, None)
+        history = self._partitions.pop(partition, None)
+        if history is not None:
+            history.close()
+
+    @property
+    def warm_up_s(self) -> float:
+        """How far back the input is replayed where no blocks are found."""
+        wanted = self._settings.state.warm_up_s
+        if wanted is not None:
+            return float(wanted)
+        return self.detector.stream.longest_window_us / 1e6 or _WINDOWLESS_WARM_UP_S
+
+    def restore(self, source: Source) -> None:
+        """Bring what is not there yet nearer, for a moment; partitions that are there begin to run.
+
+        Raises:
+            TransportError: Something that only an operator can mend.
+        """
+        waiting = {
+            partition: target
+            for partition, history in self._partitions.items()
+            if (target := source.position(partition)) is not None and not history.is_at(target)
+        }
+        if self._runs:
+            waiting = {partition: target for partition, target in waiting.items() if self._is_restoring(partition)}
+        budget_s = (_SLICE_IDLE_S if len(waiting) == len(self._partitions) else _SLICE_BUSY_S) / max(len(waiting), 1)
+        for partition, target in waiting.items():
+            history = self._partitions[partition]
+            try:
+                history.step(target, budget_s)
+            except BrokerUnavailable as error:
+                logger.warning("restoring waits for the broker: %s. partition=%s", error, partition)
+            if self._runs and history.is_at(target):
+                logger.info(
+                    "%d entities are remembered; the partition runs. partition=%s", len(history.state), partition
+                )
+                source.resume([partition])
+
+    def _is_restoring(self, partition: Partition) -> bool:
+        return self._partitions[partition].offset is None
+
+    def are_at(self, source: Source) -> bool:
+        """Whether every owned partition's state stands for the offset that is read next."""
+        if self.detector.history is None:
+            return True
+        positions = {partition: source.position(partition) for partition in source.generations()}
+        return all(
+            position is not None and partition in self._partitions and self._partitions[partition].is_at(position)
+            for partition, position in positions.items()
+        )
+
+    def restoring(self) -> Restoring:
+        """How far restoring is."""
+        waiting = [history for history in self._partitions.values() if history.offset is None]
+        return Restoring(len(waiting), len(self._partitions), sum(history.remaining or 0 for history in waiting))
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def states(self, batch: Batch) -> Sequence[HistoryState] | None:
+        """The states of a batch's partitions, in their order; None where nothing is remembered."""
+        if self.detector.history is None:
+            return None
+        return [self._partitions[partition].state for partition in batch.partitions]
+
+    def apply(self, batch: Batch, changes: Sequence[HistoryChanges]) -> Applied:
+        """Take over what an acknowledged batch changes."""
+        applied = Applied()
+        next_offsets = batch.next_offsets()
+        for partition, change in zip(batch.partitions, changes, strict=False):
+            history = self._partitions[partition]
+            undo = history.state.apply(change)
+            history.offset = next_offsets[partition]
+            applied.undo.append((history, undo))
+            self._watch_for_moves(partition, undo.new)
+        return applied
+
+    def take_back(self, applied: Applied, batch: Batch) -> None:
+        """Undo what a batch changed; of batches, the newest first."""
+        first_offsets = batch.first_offsets()
+        mine = {id(history): partition for partition, history in self._partitions.items()}
+        for history, undo in reversed(applied.undo):
+            partition = mine.get(id(history))
+            if partition is not None:
+                history.state.take_back(undo)
+                history.offset = first_offsets[partition]
+
+    def _watch_for_moves(self, partition: Partition, new: Sequence[str]) -> None:
+        """Notice entities that come on two partitions: each of the two knows half of their history."""
+        others = [history.state for other, history in self._partitions.items() if other != partition]
+        moved = [key for key in new if any(key in state for state in others)]
+        if not moved:
+            return
+        self._metrics.entities_moved.inc(len(moved))
+        if not self._moved:
+            logger.warning(
+                "%d entities were seen on a second partition, so that each partition knows a part of their history: "
+                "let the producer use the entity (%s) as the message key, and see docs/operations.md. partition=%s",
+                len(moved), self.detector.stream.key, partition,
+            )  # fmt: skip
+            self._moved.add(partition.topic)
+
+    def run(self, source: Source) -> None:
+        """Be the histories in use from now on: partitions whose state is there run, the others wait for theirs."""
+        self._runs = True
+        self.follow(source)
+        source.resume([partition for partition, history in self._partitions.items() if history.offset is not None])
+
+    def adopt(self, former: Histories) -> None:
+        """Carry on with the states of a detector that remembers the same."""
+        self._partitions, self._generations = former._partitions, former._generations
+        self._written_s, self._debt, self._moved = former._written_s, former._debt, former._moved
+        for history in self._partitions.values():
+            history.serve(self.detector)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def committed(self, offsets: Mapping[Partition, int]) -> None:
+        """Write some blocks of the partitions whose whole state was just committed: new ones, and some of the others.
+
+        Raises:
+            TransportError: Something that only an operator can mend.
+        """
+        topic, now_s = self._state_topic, self._clock.monotonic_s()
+        if topic is None or self.detector.history is None or now_s < self._write_again_s:
+            return
+        for partition, offset in offsets.items():
+            history = self._partitions.get(partition)
+            if history is None or not history.is_at(offset):
+                continue
+            blocks = count_blocks(self.detector.history, history.state)
+            new, turn = self._due(partition, history, blocks, now_s)
+            numbers = sorted({*new, *turn})
+            try:
+                self._publisher.publish(
+                    [
+                        block_message(topic, self.detector.history, history.state, partition, history.lineage, number,
+                                      offset=offset, blocks=blocks)
+                        for number in numbers
+                    ]
+                )  # fmt: skip
+            except (BrokerUnavailable, PublishFailed, MessageTooLarge) as error:
+                self._metrics.state_write_failures.inc()
+                self._write_again_s = now_s + self._settings.retry_max_s
+                logger.warning(
+                    "histories could not be written: %s; a new owner of the partition would replay more of its input, "
+                    "nothing is lost; trying again in %.0f s. partition=%s",
+                    error, self._settings.retry_max_s, partition,
+                )  # fmt: skip
+                return
+            history.written += len(new)
+            self._metrics.state_blocks.inc(len(numbers))
+
+    def _due(
+        self, partition: Partition, history: PartitionHistory, blocks: int, now_s: float
+    ) -> tuple[list[int], list[int]]:
+        """Which blocks to write now: those never written, and as many others as keep the rotation going."""
+        new = list(range(history.written, blocks))[:_MOST_BLOCKS_AT_ONCE]
+        since_s = now_s - self._written_s.get(partition, now_s)
+        self._written_s[partition] = now_s
+        debt = self._debt.get(partition, 0.0) + history.written * since_s / self._settings.state.rotation_s
+        count = max(min(int(debt), _MOST_BLOCKS_AT_ONCE - len(new), history.written), 0)
+        self._debt[partition] = min(debt - count, float(blocks))
+        turn = [(history.cursor + step) % history.written for step in range(count)]
+        history.cursor = (history.cursor + count) % max(history.written, 1)
+        return new, turn
+
+    def show(self) -> None:
+        """Bring the metrics up to date."""
+        states = [history.state for history in self._partitions.values()]
+        restoring = self.restoring()
+        self._metrics.restoring.set(restoring.partitions)
+        self._metrics.restore_remaining.set(restoring.remaining)
+        self._metrics.entities.set(sum(len(state) for state in states))
+        self._metrics.history_bytes.set(sum(state.nbytes for state in states))
+        evictions = sum(state.evictions for state in states)
+        self._metrics.entities_evicted.inc(max(evictions - self._evictions, 0))
+        self._evictions = evictions
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        for partition in list(self._generations):
+            self._drop(partition)

@@ -1,0 +1,227 @@
+"""The histories of one partition, from nothing to where its reading begins: blocks, then a replay that nobody sees."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector import Detector, History, HistoryMismatch, HistoryState, Records, unpack_block
+from transport import BrokerUnavailable, Partition, RangeReader
+from worker.broker import Broker
+from worker.state_topic import SIDES, Lineage, StoredBlock, stored_blocks
+
+logger = logging.getLogger(__name__)
+
+_READ_S = 0.1  # a read that brings nothing ends after this, so that others get their turn
+_ATTEMPTS = 5  # questions about the state topic that may fail before the input is replayed without it
+
+
+class PartitionHistory:
+    """What is remembered of the entities of one partition, and how far that is.
+
+    `step` brings it nearer to an offset in bounded time; it is there when `offset` is that offset. Until then it reads
+    blocks of the state topic, then the input, each block's entities from the offset that it stands for. Nothing of the
+    replay is published, counted or committed.
+
+    Attributes:
+        history: What is remembered.
+        state: The entities.
+        offset: Everything before this offset is in the state and nothing behind it; None while restoring.
+        cursor: The block that is written next, of those in rotation.
+        written: Blocks that were written at least once since the partition is ours.
+    """
+
+    def __init__(
+        self, detector: Detector, partition: Partition, broker: Broker, *, begin: HistoryState | None,
+        state_topic: str | None, warm_up_s: float, now_s: Callable[[], float], monotonic_s: Callable[[], float],
+    ) -> None:  # fmt: skip
+        if detector.history is None:
+            raise ValueError(f"detector {detector.name!r} remembers nothing of entities")
+        self.history: History = detector.history
+        self.state: HistoryState = self.history.new_state(base=begin)
+        self._begin = begin
+        self.offset: int | None = None
+        self.cursor = 0
+        self.written = 0
+        self._detector = detector
+        self._partition = partition
+        self._broker = broker
+        self._state_topic = state_topic
+        self._warm_up_s = warm_up_s
+        self._now_s, self._monotonic_s = now_s, monotonic_s
+        self._lineage: Lineage | None = None
+        self._side = SIDES[0]
+        self._blocks: dict[tuple[str, int], StoredBlock] = {}
+        self._blocks_read = state_topic is None
+        self._stamps: NDArray[np.int64] = np.empty(0, np.int64)
+        self._reader: RangeReader | None = None
+        self._start: int | None = None  # of the replay, where blocks say it
+        self._end = 0
+        self._failures = 0
+
+    @property
+    def lineage(self) -> Lineage:
+        """What our own blocks are written as."""
+        if self._lineage is None:
+            self._lineage = Lineage(secrets.token_hex(8), self._side, self._broker.identity(self._partition.topic))
+        return self._lineage
+
+    @property
+    def remaining(self) -> int | None:
+        """Offsets that are still to be read, None while that is not known."""
+        if self.offset is not None:
+            return 0
+        return None if self._reader is None else self._end - self._reader.position
+
+    def is_at(self, target: int) -> bool:
+        """Whether the state stands for exactly this offset."""
+        return self.offset == target
+
+    def step(self, target: int, budget_s: float) -> None:
+        """Come nearer to `target`, for about `budget_s`.
+
+        Raises:
+            BrokerUnavailable: A question was not answered; the next step asks again.
+            TransportError: Something that only an operator can mend.
+        """
+        until = self._monotonic_s() + budget_s
+        while not self.is_at(target):
+            if not self._blocks_read:
+                self._read_blocks(target)
+            elif self._reader is None:
+                self._begin_replay(target)
+            else:
+                self._replay()
+            if self._monotonic_s() >= until:
+                return
+
+    def serve(self, detector: Detector) -> None:
+        """Go on for another version of the detector that remembers the same."""
+        self._detector = detector
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    # -- blocks -------------------------------------------------------------------------------------------------------
+
+    def _read_blocks(self, target: int) -> None:
+        """Read on in the state topic; at its end, take over what is of this topic and not beyond the target."""
+        if self._reader is None:
+            where = Partition(self._state_topic or "", self._partition.number)
+            try:
+                first, end = self._broker.bounds([where])[where]
+            except BrokerUnavailable as error:
+                self._failures += 1
+                if self._failures < _ATTEMPTS:
+                    raise
+                logger.warning(
+                    "the state topic cannot be read, so the input is replayed without it: %s. partition=%s",
+                    error,
+                    where,
+                )
+                first = end = 0
+            self._open(where, first, end)
+        reader = self._reader
+        assert reader is not None  # noqa: S101 - opened above
+        if not reader.done and (batch := reader.poll(_READ_S)) is not None:
+            for block in stored_blocks(batch, self._partition):
+                if block.fingerprint == self.history.fingerprint:
+                    self._blocks[block.lineage.side, block.number] = block
+        if reader.done:
+            self.close()
+            self._take_blocks(target)
+            self._blocks_read = True
+
+    def _take_blocks(self, target: int) -> None:
+        """Begin with the blocks of the lineage that is whole and furthest, if there is one."""
+        lineages: dict[Lineage, list[StoredBlock]] = {}
+        identity = self._broker.identity(self._partition.topic)
+        for block in self._blocks.values():
+            if block.lineage.identity == identity and block.offset <= target:
+                lineages.setdefault(block.lineage, []).append(block)
+        self._blocks = {}
+        whole = [
+            sorted(blocks, key=lambda block: block.offset)  # of an entity in two blocks, the later content stays
+            for blocks in lineages.values()
+            if len(blocks) >= max(blocks, key=lambda block: block.offset).blocks
+        ]
+        for blocks in sorted(whole, key=lambda blocks: -blocks[0].offset):
+            try:
+                self._take_lineage(blocks)
+            except HistoryMismatch as error:
+                logger.warning("blocks are not used: %s. partition=%s", error, self._partition)
+                continue
+            return
+
+    def _take_lineage(self, blocks: Sequence[StoredBlock]) -> None:
+        state = self.history.new_state(base=self._begin)
+        stamps = []
+        for block in blocks:
+            found = unpack_block(self.history, block.content)
+            state.put(found.keys, found.rows, found.logs)
+            stamps.append((state.find(found.keys), block.offset))
+        self._stamps = np.full(max(int(places.max(initial=-1)) + 1 for places, _ in stamps), -1, np.int64)
+        for places, offset in stamps:
+            self._stamps[places] = offset
+        self.state = state
+        self._start = blocks[0].offset
+        self._side = SIDES[1 - SIDES.index(blocks[0].lineage.side)]
+        logger.info("%d entities taken over from %d blocks. partition=%s", len(state), len(blocks), self._partition)
+
+    # -- replay -------------------------------------------------------------------------------------------------------
+
+    def _begin_replay(self, target: int) -> None:
+        if self.offset is not None:
+            start = self.offset  # the target went on meanwhile
+        elif self._start is not None:
+            start = self._start
+        else:
+            start = self._warm_up_start(target)
+        self.offset = None
+        self._open(self._partition, min(start, target), target)
+        if start < target:
+            logger.info("restoring histories: replaying offsets %d to %d. partition=%s", start, target, self._partition)
+
+    def _warm_up_start(self, target: int) -> int:
+        if self._warm_up_s <= 0:
+            return target
+        first, _ = self._broker.bounds([self._partition])[self._partition]
+        if first >= target:
+            return target
+        since_ms = round((self._now_s() - self._warm_up_s) * 1000)
+        return max(first, min(self._broker.offset_at(self._partition, since_ms), target))
+
+    def _open(self, partition: Partition, start: int, end: int) -> None:
+        self._reader, self._end = self._broker.reader(partition, start, end), end
+
+    def _replay(self) -> None:
+        reader = self._reader
+        assert reader is not None  # noqa: S101 - asked by the caller
+        batch = None if reader.done else reader.poll(_READ_S)
+        if batch is not None:
+            records, _ = self._detector.decode(batch)
+            self._remember(self._not_in_blocks(records))
+        if reader.done:
+            self.offset = self._end
+            self.close()
+
+    def _not_in_blocks(self, records: Records) -> Records:
+        """The records that their entity's block does not hold yet."""
+        if not len(self._stamps) or records.keys is None:
+            return records
+        places = self.state.find([key or "" for key in records.keys.tolist()])
+        restored = (places >= 0) & (places < len(self._stamps))
+        stamps = np.full(len(records), -1, np.int64)
+        stamps[restored] = self._stamps[places[restored]]
+        return records.take(records.offsets >= stamps)
+
+    def _remember(self, records: Records) -> None:
+        _, changes = self.history.fold(self.state, records)
+        self.state.apply(changes)

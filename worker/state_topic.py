@@ -1,0 +1,96 @@
+"""The compacted topic that histories are written to, a block of entities a message; it keeps none of them itself.
+
+The input topic is the changelog of all histories; this one only shortens its replay. A block says which offset of which
+topic it stands for: everything before that offset is in it, nothing behind it. The message's key names partition, side
+and block, so that compaction keeps the last of each; its partition is that of the input, so that a new owner reads no
+more than it needs.
+
+Which entity stands in which block is each owner's own affair, so blocks of two owners do not go together. Each owner
+writes a lineage of its own, to the side that the lineage which it began with does not lie on: that one stays whole
+until the new one is, and what a former owner still writes late falls on its own side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from detector import History, HistoryState, pack_block
+from transport import Batch, OutgoingMessage, Partition
+
+SIDES = ("a", "b")
+
+_FINGERPRINT, _IDENTITY, _LINEAGE = "offbeat.fingerprint", "offbeat.topic_id", "offbeat.lineage"
+_OFFSET, _BLOCKS = "offbeat.offset", "offbeat.blocks"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The blocks of one owner of one partition.
+
+    Attributes:
+        name: Unlike any other.
+        side: Where they lie.
+        identity: Which topic of that name they are of.
+    """
+
+    name: str
+    side: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class StoredBlock:
+    """A block as it was read.
+
+    Attributes:
+        lineage: Whose block it is.
+        number: Which block of its partition.
+        blocks: How many blocks the partition had.
+        offset: The offset that it stands for.
+        fingerprint: Which history it is of.
+        content: The block itself.
+    """
+
+    lineage: Lineage
+    number: int
+    blocks: int
+    offset: int
+    fingerprint: str
+    content: bytes
+
+
+def block_message(
+    topic: str, history: History, state: HistoryState, partition: Partition, lineage: Lineage, number: int, *,
+    offset: int, blocks: int,
+) -> OutgoingMessage:  # fmt: skip
+    """The message that says what a block was when all before `offset` was in it, and nothing behind."""
+    headers = (
+        (_FINGERPRINT, history.fingerprint), (_IDENTITY, lineage.identity), (_LINEAGE, lineage.name),
+        (_OFFSET, str(offset)), (_BLOCKS, str(blocks)),
+    )  # fmt: skip
+    return OutgoingMessage(
+        topic,
+        f"{partition.topic}/{partition.number}/{lineage.side}/{number}".encode(),
+        pack_block(history, state, number),
+        tuple((name, value.encode()) for name, value in headers),
+        partition=partition.number,
+    )
+
+
+def stored_blocks(batch: Batch, partition: Partition) -> Iterator[StoredBlock]:
+    """The blocks of one input partition in a batch of the state topic, in order; all else is passed over."""
+    prefix = f"{partition.topic}/{partition.number}/".encode()
+    for key, value, headers in zip(batch.keys, batch.values, batch.headers, strict=True):
+        side, _, number = (key or b"").removeprefix(prefix).decode("utf-8", "replace").partition("/")
+        if key is None or value is None or not key.startswith(prefix) or side not in SIDES:
+            continue
+        said = dict(headers)
+        try:
+            yield StoredBlock(
+                lineage=Lineage(said[_LINEAGE].decode(), side, said[_IDENTITY].decode()),
+                number=int(number), blocks=int(said[_BLOCKS]), offset=int(said[_OFFSET]),
+                fingerprint=said[_FINGERPRINT].decode(), content=value,
+            )  # fmt: skip
+        except (KeyError, ValueError):  # not ours, or of a version that writes otherwise: it is warmed up instead
+            continue
