@@ -100,6 +100,13 @@ def train(
     stream: Annotated[Path, typer.Option("--stream", help="The stream definition (stream.toml).")],
     *,
     history: Earlier = None,
+    with_state: Annotated[
+        bool,
+        typer.Option(
+            "--with-state",
+            help="Publish the histories at the end of DATA beside the version: a new worker begins there.",
+        ),
+    ] = False,
     models: Models = Path("models"),
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version production at once.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same data and seed give the same detector.")] = 0,
@@ -128,7 +135,7 @@ def train(
 ) -> None:
     """Fit a detector on the normal records of DATA and publish it as a new version under --models."""
     with _failures_told():
-        from detector import ModelDirectory, StreamDefinition
+        from detector import ModelDirectory, StreamDefinition, pack_state
         from trainer import progress
         from trainer.datasets import find_files
         from trainer.fitting import FitSettings, fit_detector
@@ -140,8 +147,9 @@ def train(
         console = _stderr()
         with progress.reading(console, "reading") as tell:
             dataset = load(
-                files, definition, earlier=_earlier_files(history), max_records=max_rows, seed=seed, progress=tell
-            )
+                files, definition, earlier=_earlier_files(history), max_records=max_rows, seed=seed, ends=with_state,
+                progress=tell,
+            )  # fmt: skip
         for line in (*_odd_in(dataset, definition), *_short_of_history(dataset, definition)):
             _note(line)
         if dataset.left_out_by_sampling:
@@ -156,7 +164,12 @@ def train(
         detector.facts["records"]["replayed"] = dataset.replayed
         directory = ModelDirectory(models / definition.name)
         page = render(detector, report, dataset)
-        version = directory.publish(detector, promote=promote, files={"report.html": page})
+        state = None
+        if with_state and dataset.history is not None and dataset.state is not None:
+            state = pack_state(dataset.history, dataset.state, dataset.ends)
+        elif with_state:
+            _note(f"stream {definition.name!r} has no features from history: there is no state to publish")
+        version = directory.publish(detector, promote=promote, files={"report.html": page}, state=state)
         _print_result(detector, report, dataset)
         _print_published(directory, version)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Dataset:
         is_short: The data do not fill the longest window, so that nothing was left out for it.
         history: What the history features are, None where the stream has none.
         state: What all of the records left behind.
+        ends: Where they were wanted, the ids of each entity's records at its last time.
     """
 
     records: Records
@@ -51,6 +52,7 @@ class Dataset:
     is_short: bool = False
     history: History | None = None
     state: HistoryState | None = None
+    ends: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def left_out_by_sampling(self) -> int:
@@ -65,6 +67,7 @@ def load(
     earlier: Sequence[Path] = (),
     max_records: int = MAX_RECORDS,
     seed: int = 0,
+    ends: bool = False,
     progress: Callable[[Chunk], None] | None = None,
 ) -> Dataset:
     """Read all records of some files into memory, or a uniform sample where there are more than `max_records`.
@@ -83,6 +86,7 @@ def load(
         earlier: Files whose records are history alone; merged with the others by time.
         max_records: Most records that are kept.
         seed: Of the sample.
+        ends: Whether to remember which records are at the end of each entity's history.
         progress: Called with each chunk that was read.
 
     Raises:
@@ -94,7 +98,7 @@ def load(
     tally = _Tally(stream, progress)
     replay, is_short = None, False
     if stream.history_features:
-        replay = Replay(read, stream)
+        replay = Replay(read, stream, ends=ends)
         sample, is_short = _with_history(replay, len(earlier), tally, lambda: UniformSample(max_records, seed))
     else:
         sample = UniformSample(max_records, seed)
@@ -118,6 +122,7 @@ def load(
         is_short=is_short,
         history=None if replay is None else replay.history,
         state=None if replay is None else replay.state,
+        ends={} if replay is None else replay.ends,
     )
 
 
@@ -240,8 +245,8 @@ class UniformSample:
 def bytes_per_record(records: Records) -> float:
     """Memory that one record takes, in bytes: its columns, and for text the pointers and about 60 bytes a value."""
     total = 0
-    for field in fields(records):
-        value = getattr(records, field.name)
+    for each in fields(records):
+        value = getattr(records, each.name)
         columns = value.values() if isinstance(value, dict) else [] if value is None else [value]
         total += sum(column.nbytes + (60 * len(column) if column.dtype == object else 0) for column in columns)
     return total / max(len(records), 1)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector import History, HistoryState, Records, StreamDefinition
-from detector.history import PRIOR_RECORDS
+from detector.history import PRIOR_RECORDS, bounded_key
 from detector.history_layout import NEVER
 from trainer.datasets import CHUNK_RECORDS, Chunk, read_chunks
 from trainer.errors import DataFileError
@@ -197,11 +197,17 @@ class Replay:
         history: What is computed; fitted on the first `PRIOR_RECORDS` records of the stream where it was not given, and
             None before that, or where there was no record.
         state: What the records gone through so far left behind, None before the first.
+        ends: Where they are wanted, the ids of each entity's records at its last time.
     """
 
-    def __init__(self, files: Sequence[Path], stream: StreamDefinition, history: History | None = None) -> None:
+    def __init__(
+        self, files: Sequence[Path], stream: StreamDefinition, history: History | None = None, *, ends: bool = False
+    ) -> None:
         self.history = history
         self.state: HistoryState | None = None
+        self.ends: dict[str, list[str]] = {}
+        self._wants_ends = ends
+        self._last: dict[str, np.datetime64] = {}
         self.stream = stream
         self._files = files
 
@@ -220,7 +226,22 @@ class Replay:
             self.state = self.state or self.history.new_state()
             records, (changes,) = self.history.fold_all([self.state], stretch.records)
             self.state.apply(changes)
+            if self._wants_ends:
+                self._note_ends(records)
             yield replace(stretch, records=records)
+
+    def _note_ends(self, records: Records) -> None:
+        if records.keys is None or records.ids is None or records.event_times is None:
+            return
+        for key, number, time in zip(records.keys.tolist(), records.ids.tolist(), records.event_times, strict=True):
+            if key is None:
+                continue
+            entity = bounded_key(key)
+            last = self._last.get(entity)
+            if last is None or time > last:
+                self._last[entity], self.ends[entity] = time, [number]
+            elif time == last:
+                self.ends[entity].append(number)
 
 
 def _first_records(stretches: Iterator[Stretch], most: int) -> Iterator[Stretch]:

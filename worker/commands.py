@@ -92,6 +92,7 @@ def setting_to_mend(error: Forbidden | ConfigurationRefused, settings: WorkerSet
         "alert_topic": settings.alerts_to,
         "dead_letter_topic": settings.dead_letters_to,
         "score_topic": settings.score_topic,
+        "state.topic": settings.state_to,
     }
     told = set(re.findall(r"[a-zA-Z0-9._-]+", str(error)))
     blamed = [name for name, topic in outputs.items() if topic in told]

@@ -10,7 +10,6 @@ from detector import Detector, HistoryChanges, HistoryState, HistoryUndo, count_
 from transport import (
     Batch,
     BrokerUnavailable,
-    MessageTooLarge,
     Partition,
     Publisher,
     PublishFailed,
@@ -28,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _SLICE_BUSY_S, _SLICE_IDLE_S = 0.2, 1.0
 _MOST_BLOCKS_AT_ONCE = 64
+_SHOW_EVERY_S = 5.0
 _WINDOWLESS_WARM_UP_S = 30 * 86_400.0
 
 
@@ -82,7 +82,9 @@ class Histories:
         self._debt: dict[Partition, float] = {}
         self._write_again_s = 0.0
         self._evictions = 0
-        self._moved: set[str] = set()
+        self._moved: set[str] = set()  # topics that were warned of
+        self._too_large: set[str] = set()
+        self._shown_s = -_SHOW_EVERY_S
 
     # -- partitions come and go ---------------------------------------------------------------------------------------
 
@@ -101,7 +103,7 @@ class Histories:
                 continue
             self._partitions[partition] = PartitionHistory(
                 self.detector, partition, self._broker, begin=self._begin, state_topic=self._state_topic,
-                warm_up_s=self.warm_up_s, now_s=self._clock.now_s, monotonic_s=self._clock.monotonic_s,
+                warm_up_s=self.warm_up_s, monotonic_s=self._clock.monotonic_s,
             )  # fmt: skip
 
     def _drop(self, partition: Partition) -> None:
@@ -131,7 +133,8 @@ class Histories:
         }
         if self._runs:
             waiting = {partition: target for partition, target in waiting.items() if self._is_restoring(partition)}
-        budget_s = (_SLICE_IDLE_S if len(waiting) == len(self._partitions) else _SLICE_BUSY_S) / max(len(waiting), 1)
+        is_idle = self._runs and len(waiting) == len(self._partitions)
+        budget_s = (_SLICE_IDLE_S if is_idle else _SLICE_BUSY_S) / max(len(waiting), 1)
         for partition, target in waiting.items():
             history = self._partitions[partition]
             try:
@@ -237,26 +240,42 @@ class Histories:
                 continue
             blocks = count_blocks(self.detector.history, history.state)
             new, turn = self._due(partition, history, blocks, now_s)
-            numbers = sorted({*new, *turn})
             try:
-                self._publisher.publish(
-                    [
-                        block_message(topic, self.detector.history, history.state, partition, history.lineage, number,
-                                      offset=offset, blocks=blocks)
-                        for number in numbers
-                    ]
-                )  # fmt: skip
-            except (BrokerUnavailable, PublishFailed, MessageTooLarge) as error:
-                self._metrics.state_write_failures.inc()
-                self._write_again_s = now_s + self._settings.retry_max_s
-                logger.warning(
-                    "histories could not be written: %s; a new owner of the partition would replay more of its input, "
-                    "nothing is lost; trying again in %.0f s. partition=%s",
-                    error, self._settings.retry_max_s, partition,
-                )  # fmt: skip
+                messages = [
+                    block_message(topic, self.detector.history, history.state, partition, history.lineage, number,
+                                  offset=offset, blocks=blocks)
+                    for number in sorted({*new, *turn})
+                ]  # fmt: skip
+                fitting = [message for message in messages if message.size_bytes <= self._settings.max_message_bytes]
+                self._publisher.publish(fitting)
+            except (BrokerUnavailable, PublishFailed) as error:
+                self._could_not_write(partition, error, self._clock.monotonic_s() - now_s)
                 return
+            if len(fitting) < len(messages):
+                self._tell_too_large(partition, len(messages) - len(fitting))
             history.written += len(new)
-            self._metrics.state_blocks.inc(len(numbers))
+            self._metrics.state_blocks.inc(len(fitting))
+
+    def _could_not_write(self, partition: Partition, error: Exception, took_s: float) -> None:
+        """Leave it for a while: at most a tenth of the loop's time is spent on a topic that does not answer."""
+        wait_s = max(self._settings.retry_max_s, took_s * 10)
+        self._write_again_s = self._clock.monotonic_s() + wait_s
+        self._metrics.state_write_failures.inc()
+        logger.warning(
+            "histories could not be written: %s; a new owner of the partition would replay more of its input, nothing "
+            "is lost; trying again in %.0f s. partition=%s",
+            error, wait_s, partition,
+        )  # fmt: skip
+
+    def _tell_too_large(self, partition: Partition, blocks: int) -> None:
+        self._metrics.state_write_failures.inc(blocks)
+        if partition.topic not in self._too_large:
+            self._too_large.add(partition.topic)
+            logger.warning(
+                "%d blocks of histories are larger than max_message_bytes (%d) and not written, so that a new owner "
+                "replays the input: raise it here and on the state topic, or use history.mode = buckets. partition=%s",
+                blocks, self._settings.max_message_bytes, partition,
+            )  # fmt: skip
 
     def _due(
         self, partition: Partition, history: PartitionHistory, blocks: int, now_s: float
@@ -279,7 +298,9 @@ class Histories:
         self._metrics.restoring.set(restoring.partitions)
         self._metrics.restore_remaining.set(restoring.remaining)
         self._metrics.entities.set(sum(len(state) for state in states))
-        self._metrics.history_bytes.set(sum(state.nbytes for state in states))
+        if (now_s := self._clock.monotonic_s()) - self._shown_s >= _SHOW_EVERY_S:  # it is counted log by log
+            self._shown_s = now_s
+            self._metrics.history_bytes.set(sum(state.nbytes for state in states))
         evictions = sum(state.evictions for state in states)
         self._metrics.entities_evicted.inc(max(evictions - self._evictions, 0))
         self._evictions = evictions

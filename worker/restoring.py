@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector import Detector, History, HistoryMismatch, HistoryState, Records, unpack_block
+from detector.history import bounded_key
 from transport import BrokerUnavailable, Partition, RangeReader
 from worker.broker import Broker
 from worker.state_topic import SIDES, Lineage, StoredBlock, stored_blocks
@@ -17,6 +18,7 @@ from worker.state_topic import SIDES, Lineage, StoredBlock, stored_blocks
 logger = logging.getLogger(__name__)
 
 _READ_S = 0.1  # a read that brings nothing ends after this, so that others get their turn
+_LOOK_BACK_OFFSETS, _LOOK_BACK_S = 200, 10.0  # how many messages tell how old the input is, and how long that may take
 _ATTEMPTS = 5  # questions about the state topic that may fail before the input is replayed without it
 
 
@@ -37,7 +39,7 @@ class PartitionHistory:
 
     def __init__(
         self, detector: Detector, partition: Partition, broker: Broker, *, begin: HistoryState | None,
-        state_topic: str | None, warm_up_s: float, now_s: Callable[[], float], monotonic_s: Callable[[], float],
+        state_topic: str | None, warm_up_s: float, monotonic_s: Callable[[], float],
     ) -> None:  # fmt: skip
         if detector.history is None:
             raise ValueError(f"detector {detector.name!r} remembers nothing of entities")
@@ -52,7 +54,7 @@ class PartitionHistory:
         self._broker = broker
         self._state_topic = state_topic
         self._warm_up_s = warm_up_s
-        self._now_s, self._monotonic_s = now_s, monotonic_s
+        self._monotonic_s = monotonic_s
         self._lineage: Lineage | None = None
         self._side = SIDES[0]
         self._blocks: dict[tuple[str, int], StoredBlock] = {}
@@ -102,6 +104,7 @@ class PartitionHistory:
     def serve(self, detector: Detector) -> None:
         """Go on for another version of the detector that remembers the same."""
         self._detector = detector
+        self.state.most = detector.stream.history.max_entities
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -195,8 +198,26 @@ class PartitionHistory:
         first, _ = self._broker.bounds([self._partition])[self._partition]
         if first >= target:
             return target
-        since_ms = round((self._now_s() - self._warm_up_s) * 1000)
+        newest_ms = self._newest_timestamp_ms(first, target)
+        if newest_ms is None:
+            return first
+        since_ms = round(newest_ms - self._warm_up_s * 1000)
         return max(first, min(self._broker.offset_at(self._partition, since_ms), target))
+
+    def _newest_timestamp_ms(self, first: int, target: int) -> int | None:
+        """The time of the messages before the target, None where they have none; a clock would not know old topics."""
+        reader = self._broker.reader(self._partition, max(first, target - _LOOK_BACK_OFFSETS), target)
+        newest_ms, until = -1, self._monotonic_s() + _LOOK_BACK_S
+        try:
+            while not reader.done:
+                batch = reader.poll(_READ_S)
+                if batch is not None:
+                    newest_ms = max(newest_ms, int(batch.timestamps_ms.max()))
+                elif self._monotonic_s() >= until:
+                    raise BrokerUnavailable(f"could not look at the newest messages of {self._partition}: no answer")
+        finally:
+            reader.close()
+        return newest_ms if newest_ms >= 0 else None
 
     def _open(self, partition: Partition, start: int, end: int) -> None:
         self._reader, self._end = self._broker.reader(partition, start, end), end
@@ -216,7 +237,7 @@ class PartitionHistory:
         """The records that their entity's block does not hold yet."""
         if not len(self._stamps) or records.keys is None:
             return records
-        places = self.state.find([key or "" for key in records.keys.tolist()])
+        places = self.state.find([bounded_key(key or "") for key in records.keys.tolist()])
         restored = (places >= 0) & (places < len(self._stamps))
         stamps = np.full(len(records), -1, np.int64)
         stamps[restored] = self._stamps[places[restored]]

@@ -214,7 +214,9 @@ def state_topic(settings: WorkerSettings, *, broker: Broker | None = None) -> st
             )  # fmt: skip
             return None
         configuration = broker.configuration(topic)
-        retention_ms = int(broker.configuration(settings.input_topics[0]).get("retention.ms", "-1"))
+        retentions_ms = {
+            name: int(broker.configuration(name).get("retention.ms", "-1")) for name in settings.input_topics
+        }
     except BrokerUnavailable as error:
         logger.warning(
             "the topic of histories could not be checked: %s; the worker goes on with it. topic=%s", error, topic
@@ -225,12 +227,14 @@ def state_topic(settings: WorkerSettings, *, broker: Broker | None = None) -> st
             "topic %s is not compacted: it grows without end, or loses histories: set cleanup.policy=compact. topic=%s",
             topic, topic,
         )  # fmt: skip
-    if 0 <= retention_ms < 2000 * settings.state.rotation_s:
-        logger.warning(
-            "topic %s keeps records for %.0f s, and histories are written every %.0f s (state.rotation_s): a restart "
-            "may find a gap between the two: keep records longer, or write more often. topic=%s",
-            settings.input_topics[0], retention_ms / 1000, settings.state.rotation_s, settings.input_topics[0],
-        )  # fmt: skip
+    needed_s = max(2 * settings.state.rotation_s, settings.state.warm_up_s or 0)
+    for name, retention_ms in retentions_ms.items():
+        if 0 <= retention_ms < needed_s * 1000:
+            logger.warning(
+                "topic %s keeps records for %.0f s, and a restart may want to replay %.0f s of them (state.rotation_s, "
+                "state.warm_up): keep records longer, or write histories more often. topic=%s",
+                name, retention_ms / 1000, needed_s, name,
+            )  # fmt: skip
     return topic
 
 

@@ -179,6 +179,51 @@ def test_a_replay_publishes_counts_and_commits_nothing(root: Path) -> None:
     assert bench.committed == 120
 
 
+def test_a_topic_whose_messages_are_old_is_replayed_all_the_same(root: Path) -> None:
+    bench = remembering_bench(root)
+    bench.state_topic = None
+    bench.cluster.clock.advance(400 * 86_400)
+    bench.produce(*messages(120))
+    bench.drain()
+    bench.produce(*messages(80, start=120))
+
+    bench.drain()
+
+    assert scores(bench) == offline(messages(200))
+
+
+def test_records_of_an_entity_with_a_very_long_key_count_once_after_a_restart(root: Path) -> None:
+    bench = remembering_bench(root, commit_interval_s=1000, max_batch_records=10)
+    values: list[bytes | None] = [message(number, card__number="c" * 500) for number in range(90)]
+    bench.produce(*values[:60])
+    bench.drain()
+    bench.produce(*values[60:])
+    bench.cluster.set_commit(GROUP, "payments", 0, 60)
+
+    bench.drain()
+
+    assert scores(bench) == offline(values)
+
+
+def test_blocks_that_are_too_large_for_a_message_are_told_and_replaced_by_the_input(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = remembering_bench(root, max_message_bytes=16_384)
+    values: list[bytes | None] = [message(number, card__number=f"{number % 50}" + "c" * 1000) for number in range(200)]
+    bench.cluster.create(STATE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_blocks, "_LEAST_ENTITIES", 4096)
+        bench.produce(*values[:120])
+        bench.drain()
+        written = bench.cluster.messages(STATE)
+        bench.produce(*values[120:])
+        bench.drain()
+
+    assert written == []
+    assert "larger than max_message_bytes" in caplog.text
+    assert scores(bench) == offline(values)
+
+
 def test_a_cold_start_is_to_be_had(root: Path) -> None:
     bench = remembering_bench(root, state={"warm_up": "0"})
     bench.state_topic = None
