@@ -1,20 +1,26 @@
 """The kinds of fraud and what their payments look like; honest payments are not made here.
 
-Each kind can be seen in the fields of a single record. What gives it away:
+What gives each kind away:
 
     spree         amounts far above what such things usually cost; a rule on the amount sees it as well
     cash_out      ordinary amounts, drawn at night, far from home, mostly by the magnetic stripe
     card_testing  amounts of a ticket or a song, in quick bursts, at shops that sell nothing that cheap
     keyed_in      ordinary amounts at ordinary hours and places: typed in by hand where a card should be read
+    neighbour     nothing in any single payment: a commuter's card, used as somebody of the same town uses their own
+
+All but the last can be seen in the fields of a single record. Those of a neighbour are drawn as the neighbour's own
+honest payments for fuel, cash and electronics are, and tell nobody anything who does not know what this card was used
+for before: bus and train, some times a day, a few euros each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from demo.habits import DAY_US, distance_from_home, habitual_payments
 from demo.payments import Payments
 from demo.population import (
     ATM,
@@ -25,15 +31,26 @@ from demo.population import (
     ONLINE,
     POS,
     STRIPE,
+    Customers,
     FloatArray,
     IntArray,
     Population,
+    choose,
     pick_terminals,
 )
 
-DAY_US = 86_400_000_000
 _NOWHERE = -1
 _DESKTOP = 1
+_OFTEN = 1.5  # payments a day from which on a few weeks show a habit
+
+
+def _often_used(customers: Customers) -> FloatArray:
+    return customers.payments_per_day
+
+
+def _for_commuting(customers: Customers) -> FloatArray:
+    suited = customers.commutes & (customers.payments_per_day > _OFTEN)
+    return suited.astype(np.float64) * (not customers.commutes.all())
 
 
 @dataclass(frozen=True)
@@ -44,17 +61,18 @@ class FraudKind:
     share: float  # of all payments that are frauds of this kind
     incident: int  # payments of one incident on one card, on average
     make: Callable[[np.random.Generator, Population, IntArray, int], Payments]
+    victims: Callable[[Customers], FloatArray] = _often_used  # how likely each card is stolen, in proportion
 
 
 def make_frauds(rng: np.random.Generator, population: Population, start_us: int, honest: int) -> Payments | None:
     """Draw the frauds of a day that begins at `start_us` and has `honest` other payments; None where there are none."""
-    victims = population.customers.payments_per_day / population.customers.payments_per_day.sum()
     parts = []
     for index, kind in enumerate(KINDS):
         incidents = rng.poisson(kind.share * honest / kind.incident)
-        if incidents == 0:
+        weight = kind.victims(population.customers)
+        if incidents == 0 or not weight.any():
             continue
-        who = rng.choice(len(victims), incidents, p=victims)
+        who = rng.choice(len(weight), incidents, p=weight / weight.sum())
         payments = kind.make(rng, population, who, start_us)
         parts.append(payments.take(payments.fraud == 0))
         parts[-1].fraud[:] = index
@@ -138,11 +156,35 @@ def _keyed_in(rng: np.random.Generator, population: Population, who: IntArray, s
     )
 
 
+def _neighbour(rng: np.random.Generator, population: Population, who: IntArray, start_us: int) -> Payments:
+    customers = population.customers
+    size = rng.integers(5, 9, len(who))
+    owner, neighbour = np.repeat(who, size), np.repeat(_neighbours_of(rng, customers, who), size)
+    # What a card is stolen for: the larger of the things that everybody pays for now and then.
+    wanted = np.isin(np.arange(len(CATEGORIES)), _indices("fuel", "cash", "electronics"))
+    category = choose(rng, customers.category_share[neighbour] * wanted)
+    payments = habitual_payments(rng, population, neighbour, category, customers.home[owner], start_us)
+    return replace(
+        payments,
+        customer=owner,
+        distance_km=distance_from_home(population, owner, payments.terminal),
+        fraud=np.zeros(len(owner), dtype=np.int64),
+    )
+
+
+def _neighbours_of(rng: np.random.Generator, customers: Customers, who: IntArray) -> IntArray:
+    """Draw for each customer in `who` (n,) somebody of the same town who pays for everything; else of any town."""
+    suited = ~customers.commutes
+    near = suited & (customers.home == customers.home[who][:, None])  # (n, customers)
+    return choose(rng, np.where(near.any(axis=1, keepdims=True), near, suited).astype(np.float64))
+
+
 KINDS: tuple[FraudKind, ...] = (
     FraudKind("spree", 0.0012, 2, _spree),
     FraudKind("cash_out", 0.0012, 2, _cash_out),
     FraudKind("card_testing", 0.0014, 6, _card_testing),
     FraudKind("keyed_in", 0.0012, 1, _keyed_in),
+    FraudKind("neighbour", 0.0014, 6, _neighbour, _for_commuting),
 )
 KIND_NAMES = tuple(kind.name for kind in KINDS)
 
@@ -176,13 +218,6 @@ def _payments(
         distance_km=distance_from_home(population, who, terminal),
         fraud=np.zeros(len(who), dtype=np.int64),
     )
-
-
-def distance_from_home(population: Population, who: IntArray, terminal: IntArray) -> FloatArray:
-    """Return the kilometres between home and terminal, to 100 m; NaN where the terminal does not say where it is."""
-    terminals, customers = population.terminals, population.customers
-    km = np.hypot(terminals.x_km[terminal] - customers.x_km[who], terminals.y_km[terminal] - customers.y_km[who])
-    return np.where(terminals.sends_location[terminal], np.round(km, 1), np.nan)
 
 
 def _indices(*names: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,8 @@ HOME_TOWNS = 18
 FOREIGN_TOWNS_EACH = 4
 ONLINE_SHOPS_EACH = 60
 
+_COMMUTERS = 0.1  # of the customers
+
 
 @dataclass(frozen=True)
 class Towns:
@@ -108,6 +110,7 @@ class Customers:
     trip_days: IntArray
     trip_towns: IntArray  # (customers, 3): they take turns
     card_number: NDArray[np.str_]  # 16 digits that begin with 99: no bank issues these
+    commutes: BoolArray  # pays for bus and train with this card, and for nothing else
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ def _make_customers(rng: np.random.Generator, towns: Towns, n: int) -> Customers
     trip_weight = 0.67 * towns.size
     trip_weight[abroad] = 0.33 * abroad_weight
     every = rng.integers(15, 120, n)
-    return Customers(
+    customers = Customers(
         home=home,
         x_km=towns.x_km[home] + rng.normal(0, 5, n),
         y_km=towns.y_km[home] + rng.normal(0, 5, n),
@@ -228,4 +231,8 @@ def _make_customers(rng: np.random.Generator, towns: Towns, n: int) -> Customers
         trip_days=rng.integers(2, 8, n),
         trip_towns=rng.choice(len(trip_weight), (n, 3), p=trip_weight / trip_weight.sum()),
         card_number=np.array([f"99{number:014d}" for number in rng.integers(0, 10**14, n).tolist()], dtype=np.str_),
+        commutes=rng.random(n) < _COMMUTERS,
     )
+    only_transit = np.array([kind.name == "transit" for kind in CATEGORIES])
+    kept = customers.category_share * (only_transit | ~customers.commutes[:, None])
+    return replace(customers, category_share=kept / kept.sum(axis=1, keepdims=True))

@@ -116,6 +116,7 @@ class Show:
         self.console.print(facts)
         self.console.print()
         self.console.print(_detection_table(detection))
+        self.note("Without history: a detector trained likewise, but on what each payment says by itself.")
         self.note("By the amount alone: a rule that raises as many alerts, on the largest amounts of the whole stream.")
 
 
@@ -149,30 +150,18 @@ _OUTCOMES = {"normal": "normal", "alert": "alerts", "suppressed": "suppressed", 
 def _detection_table(detection: Detection) -> Table:
     table = Table(title="Frauds sent, and how many were caught", title_justify="left", pad_edge=False)
     table.add_column("kind of fraud")
-    table.add_column("sent", justify="right")
-    table.add_column("by offbeat", justify="right")
-    table.add_column("by the amount alone", justify="right")
+    for heading in ("sent", "by offbeat", "without history", "by the amount alone"):
+        table.add_column(heading, justify="right")
     for kind in detection.kinds:
-        table.add_row(
-            kind.kind,
-            str(kind.injected),
-            _share(kind.caught, kind.injected),
-            _share(kind.caught_by_amount, kind.injected),
-        )
+        caught = (kind.caught, kind.caught_without_history, kind.caught_by_amount)
+        table.add_row(kind.kind, str(kind.injected), *(_share(each, kind.injected) for each in caught))
     table.add_section()
-    table.add_row(
-        "all",
-        str(detection.injected),
-        _share(detection.true_alerts, detection.injected),
-        _share(detection.true_by_amount, detection.injected),
-        style="bold",
-    )
-    table.add_row(
-        f"precision ({detection.alerts} alerts each)",
-        "",
-        _share(detection.true_alerts, detection.alerts),
-        _share(detection.true_by_amount, detection.alerts),
-    )
+    true = (detection.true_alerts, detection.true_without_history, detection.true_by_amount)
+    alerts = (detection.alerts, detection.alerts_without_history, detection.alerts)
+    injected = detection.injected
+    table.add_row("all", str(injected), *(_share(each, injected) for each in true), style="bold")
+    table.add_row("alerts", "", *map(str, alerts))
+    table.add_row("of them frauds", "", *(_share(each, whole) for each, whole in zip(true, alerts, strict=True)))
     return table
 
 

@@ -1,9 +1,10 @@
-"""What a finished tour comes to: frauds caught, beside a rule on the amount, and whether the promises held. Pure."""
+"""What a finished tour comes to: frauds caught and by what, and whether the promises held. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +31,22 @@ class KindTally:
     kind: str
     injected: int
     caught: int
+    caught_without_history: int
     caught_by_amount: int
 
 
 @dataclass(frozen=True)
 class Detection:
-    """How well the alerts fit the frauds, beside the same number of alerts on the largest amounts."""
+    """How well the alerts fit the frauds, beside those of two others.
+
+    Without history: the same detector without what it remembers of customers, with alerts at a threshold of its own. By
+    the amount: as many alerts, on the largest amounts.
+    """
 
     alerts: int
     true_alerts: int
+    alerts_without_history: int
+    true_without_history: int
     true_by_amount: int
     kinds: tuple[KindTally, ...]
 
@@ -47,36 +55,36 @@ class Detection:
         """Frauds of all kinds that were sent intact."""
         return sum(kind.injected for kind in self.kinds)
 
-    @property
-    def precision(self) -> float | None:
-        """Share of the alerts that are frauds; None without alerts."""
-        return self.true_alerts / self.alerts if self.alerts else None
 
-    @property
-    def precision_by_amount(self) -> float | None:
-        """The same for the rule on the amount."""
-        return self.true_by_amount / self.alerts if self.alerts else None
-
-
-def detection(delivery: Delivery, alerts: Sequence[SeenAlert]) -> Detection:
+def detection(delivery: Delivery, alerts: Sequence[SeenAlert], without_history: AbstractSet[str]) -> Detection:
     """Compare alerts with what was sent.
 
     The rule on the amount may look at the whole stream first and then raises exactly as many alerts, on the largest
     amounts: better than any limit that has to be set beforehand.
+
+    Args:
+        delivery: What was sent.
+        alerts: Every alert that was read, repeats included.
+        without_history: Ids of the records that the detector without history calls anomalous.
     """
     intact = [row for row, damage in enumerate(delivery.damage) if damage is None]
     alerted = {alert.record_id for alert in alerts}
     found = {row for row in intact if delivery.transaction_ids[row] in alerted}
+    found_without = {row for row in intact if delivery.transaction_ids[row] in without_history}
     largest = set(sorted(intact, key=lambda row: -delivery.amounts[row])[: len(found)])
-    kinds = [delivery.fraud_kinds[row] for row in range(len(delivery))]
-    injected = Counter(kinds[row] for row in intact)
-    caught = Counter(kinds[row] for row in found)
-    by_amount = Counter(kinds[row] for row in largest)
+    kinds = delivery.fraud_kinds
+    injected, caught, caught_without, by_amount = (
+        Counter(kinds[row] for row in rows) for rows in (intact, found, found_without, largest)
+    )
     return Detection(
         alerts=len(found),
         true_alerts=len(found) - caught[None],
+        alerts_without_history=len(found_without),
+        true_without_history=len(found_without) - caught_without[None],
         true_by_amount=len(largest) - by_amount[None],
-        kinds=tuple(KindTally(kind, injected[kind], caught[kind], by_amount[kind]) for kind in KIND_NAMES),
+        kinds=tuple(
+            KindTally(kind, injected[kind], caught[kind], caught_without[kind], by_amount[kind]) for kind in KIND_NAMES
+        ),
     )
 
 

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from demo.broker import EmbeddedBroker, broker_binary
 from demo.children import DemoWorker, run_command
+from demo.comparison import alerts_of, fit_without_history
 from demo.errors import PromiseBroken
 from demo.files import write_days
 from demo.reader import AlertReader
@@ -25,6 +27,9 @@ from demo.tally import broken_promises, detection, latency_quantiles
 from demo.wire import deliveries, feed, first_messages
 from transport import KafkaPublisher, PublisherSettings, create_topics
 from transport.groups import committed_offsets
+
+if TYPE_CHECKING:
+    from detector import Detector
 
 TOPIC = "transactions"
 ALERT_TOPIC = f"{TOPIC}.alerts"
@@ -48,7 +53,7 @@ class TourSettings:
     rate: float = 1_000.0  # live records a second
     seed: int = 0
     customers: int = 2_500
-    history_days: int = 21
+    history_days: int = 28
     directory: Path | None = None  # a temporary one, removed at the end, where None
     keep: bool = False  # leave broker and worker running until Ctrl-C
 
@@ -67,7 +72,7 @@ def run_tour(settings: TourSettings, console: Console) -> None:
     broker_binary()  # before minutes are spent on what needs it
     with _ended_by_signals(), _directory(settings) as directory:
         simulator = Simulator(settings.seed, settings.customers)
-        _train(show, simulator, settings, directory)
+        without_history = _train(show, simulator, settings, directory)
         show.step("Start an embedded broker and the worker, each a process of its own")
         with EmbeddedBroker(directory / "broker.log") as broker:
             create_topics(broker.kafka, {TOPIC: PARTITIONS, ALERT_TOPIC: 1, DEAD_LETTER_TOPIC: 1}, replication_factor=1)
@@ -76,16 +81,23 @@ def run_tour(settings: TourSettings, console: Console) -> None:
             with worker:
                 show.note(f"worker: offbeat work --config {worker.settings}; metrics on {worker.address}/metrics")
                 worker.wait_until_ready(_READY_WITHIN_S)
-                _Live(show, simulator, settings, broker, worker).run()
+                _Live(show, simulator, settings, broker, worker, without_history).run()
 
 
 class _Live:
     """The live part of the tour: feed, watch, stop, account."""
 
     def __init__(
-        self, show: Show, simulator: Simulator, settings: TourSettings, broker: EmbeddedBroker, worker: DemoWorker
+        self,
+        show: Show,
+        simulator: Simulator,
+        settings: TourSettings,
+        broker: EmbeddedBroker,
+        worker: DemoWorker,
+        without_history: Detector,
     ) -> None:
         self._show, self._settings, self._broker, self._worker = show, settings, broker, worker
+        self._without_history = without_history
         self._first_day = settings.history_days
         stream = deliveries(simulator, self._first_day, damaged_share=DAMAGED_SHARE)
         self._delivery = first_messages(stream, max(1, round(settings.seconds * settings.rate)))
@@ -107,7 +119,7 @@ class _Live:
             account=account,
             committed=committed,
             latency=latency_quantiles(reader.seen),
-            detection=detection(delivery, reader.seen),
+            detection=detection(delivery, reader.seen, alerts_of(self._without_history, delivery)),
         )
         broken = broken_promises(delivery, account, reader.seen, committed)
         if not broken:
@@ -195,16 +207,19 @@ class _Live:
             return
 
 
-def _train(show: Show, simulator: Simulator, settings: TourSettings, directory: Path) -> None:
+def _train(show: Show, simulator: Simulator, settings: TourSettings, directory: Path) -> Detector:
+    """Leave history and models in the directory; return a detector without history to compare with."""
     show.step(f"Simulate {settings.history_days} days of card payments of {settings.customers:,} customers")
     history, stream, models = directory / "history.parquet", directory / "stream.toml", directory / "models"
     count = write_days(history, simulator.days(0, settings.history_days))
     shutil.copyfile(STREAM_DEFINITION, stream)
-    show.note(f"{count:,} payments, about one in two hundred a fraud; the trainer keeps those out of the fit")
+    show.note(f"{count:,} payments, about six in a thousand a fraud; the trainer keeps those out of the fit")
     show.step("Train an autoencoder on the normal ones")
-    command = ["train", str(history), "--stream", str(stream), "--models", str(models), "--promote"]
+    command = ["train", str(history), "--stream", str(stream), "--models", str(models), "--promote", "--with-state"]
     show.note(f"offbeat {' '.join(command)}")
     run_command(command)
+    show.step("Train another that remembers nothing of a customer's earlier payments, to compare")
+    return fit_without_history(history, stream)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from detector.scoring import Scorer
 from detector.stream import StreamDefinition
 from detector.threshold import Threshold
 
-FORMAT = 1
+FORMAT = 2
 """Version of this format; a reader refuses any other."""
 
 VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")

@@ -153,6 +153,15 @@ class HistoryState:
         return len(self._keys) * self._layout.row.itemsize + logs
 
     @property
+    def most(self) -> int:
+        """Most entities that are remembered."""
+        return self._most
+
+    @most.setter
+    def most(self, most: int) -> None:
+        self._most = most
+
+    @property
     def revision(self) -> int:
         """A number that changes with the content, and comes again with it when changes are taken back."""
         return self._revision
@@ -472,7 +481,7 @@ def _entities(records: Records) -> tuple[list[str], NDArray[np.int32]]:
     if records.keys is None:
         return [], np.full(len(records), -1, np.int32)
     entities = [-1 if key is None else places.setdefault(key, len(places)) for key in records.keys.tolist()]
-    return [_bounded(key) for key in places], np.array(entities, np.int32)
+    return [bounded_key(key) for key in places], np.array(entities, np.int32)
 
 
 def _begin_with(
@@ -501,8 +510,8 @@ def _beyond(
     return beyond
 
 
-def _bounded(key: str) -> str:
-    """The key itself, or what stands for one that is too long to be remembered by the million."""
+def bounded_key(key: str) -> str:
+    """The key that an entity is remembered by: its own, or what stands for one too long to be kept by the million."""
     if len(key) <= _LONGEST_KEY:
         return key
     return f"{key[:_LONGEST_KEY]}…{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"

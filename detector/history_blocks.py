@@ -98,11 +98,17 @@ def unpack_block(history: History, content: bytes) -> Block:
         logs = [None if log is None else _unpack_log(history, log) for log in block.logs or ()]
     except ValueError as error:
         raise HistoryMismatch(f"a damaged block of histories: {error}") from error
-    if len(rows) != len(block.keys) or (logs and len(logs) != len(rows)):
-        raise HistoryMismatch(f"a damaged block of histories: {len(block.keys)} entities and {len(rows)} rows")
+    is_exact = history.stream.history.mode == "exact"
+    if len(rows) != len(block.keys) or len(logs) != len(rows) * is_exact:
+        raise HistoryMismatch(
+            f"a damaged block of histories: {len(block.keys)} entities, {len(rows)} rows and {len(logs)} logs"
+        )
     kept = [position for position, key in enumerate(block.keys) if key is not None]
+    keys = [key for key in block.keys if key is not None]
+    if len(set(keys)) != len(keys):
+        raise HistoryMismatch("a damaged block of histories: it holds an entity twice")
     return Block(
-        number=block.number, blocks=block.blocks, keys=[key for key in block.keys if key is not None], rows=rows[kept],
+        number=block.number, blocks=block.blocks, keys=keys, rows=rows[kept],
         logs=[logs[position] for position in kept] if logs else [],
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detector.networks import Autoencoder, rows_times
+from detector.networks import Autoencoder
 
 TILE = 256
 """Rows that go through the network at once: always as many, so that a record's bits do not depend on its batch."""
@@ -78,7 +78,8 @@ class Scorer:
     - length: the mean squared Mahalanobis length of its evidence, which is its residual (d) and its code (k) together.
       A residual alone misses records that lie on the learned surface far from all others.
     - peak: the largest tail of its number columns, whitened. One odd number among many is lost in a length.
-    - surprise: the largest tail of the residuals of its number columns, as they are and whitened.
+    - surprise: the largest tail of the residuals of all its columns, as they are and whitened: a number that is larger
+      than the record lets expect, a category that does not belong to it, a value that is missing without need.
     - size: the sum of the tails of its number columns as they are. Numbers that are all large together are rare, but
       not odd to a covariance that has seen them rise together.
 
@@ -88,8 +89,9 @@ class Scorer:
         max(length, peak) + beyond(surprise) + beyond(size)
 
     in decades: each rarity is 1 at the 90% point of normal records, 2 at the 99% point, and minus the logarithm to base
-    10 of the probability of a generalised Pareto tail from there on; what is not beyond its 90% point adds nothing. So
-    a score is a number of nines, at least 0, below 1 on most normal records, higher is stranger, without end.
+    10 of the probability of a generalised Pareto tail from there on; what is not beyond its 90% point adds nothing. A
+    score is at least 0, below 1 on most normal records, higher is stranger, without end. Where few records taught the
+    tails, all but the length counts less.
 
     Sources: Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
         Multivariate Analysis 88, 2004 (the shrinkage of the covariance); Kessy, Lewin and Strimmer, "Optimal Whitening
@@ -113,7 +115,7 @@ class Scorer:
         )  # (d + k,), (d + k,), (d + k, d + k)
         self.numbers = _copy(numbers)  # (c,): positions of the number columns
         self.number_whitening, self.number_shift = _copy(number_whitening), _copy(number_shift)  # (d, c), (c,)
-        self.column_tails = _copy(column_tails)  # (5, 4 c): of `_columns`
+        self.column_tails = _copy(column_tails)  # (5, 2 c + 2 d): of `_columns`
         self.statistic_tails = _copy(statistic_tails)  # (5, 4): of `_statistics`
         self.trust = _copy(trust)  # (): the weight of what single columns say
 
@@ -144,13 +146,13 @@ class Scorer:
             numbers=torch.from_numpy(numbers),
             number_whitening=torch.from_numpy(number_whitening.astype(np.float32)),
             number_shift=torch.from_numpy((record_centre @ number_whitening).astype(np.float32)),
-            column_tails=torch.zeros(5, 4 * len(numbers)),
+            column_tails=torch.zeros(5, 2 * (len(numbers) + width)),
             statistic_tails=torch.zeros(5, 4, dtype=torch.float64),
             trust=torch.tensor(n / (n + DOUBTED_RECORDS), dtype=torch.float64),
         )
-        columns = in_tiles(lambda rows: scorer._columns(rows)[1], matrix)
+        columns = in_tiles(lambda rows: scorer._columns(rows)[1].T, matrix)
         scorer.column_tails = _copy(torch.from_numpy(fit_tails(columns, LEAST_COLUMN_SPREAD).astype(np.float32)))
-        statistics = in_tiles(scorer._statistics, matrix)
+        statistics = in_tiles(lambda rows: scorer._statistics(rows).T, matrix)
         scorer.statistic_tails = _copy(torch.from_numpy(fit_tails(statistics, LEAST_STATISTIC_SPREAD)))
         return scorer
 
@@ -177,27 +179,32 @@ class Scorer:
 
     def _score_tile(self, rows: Tensor) -> Tensor:
         statistics = self._statistics(rows)
-        further = beyond(statistics, self.statistic_tails)  # (TILE, 4)
-        inside = statistics[:, :2] / self.statistic_tails[0, :2].clamp_min(LEAST_STATISTIC_SPREAD)
-        length, peak = (inside.clamp(0.0, 1.0) + further[:, :2]).unbind(dim=1)
-        return torch.maximum(length, self.trust * peak) + self.trust * (further[:, 2] + further[:, 3])
+        further = beyond(statistics, self.statistic_tails)  # (4, TILE)
+        inside = statistics[:2] / self.statistic_tails[0, :2, None].clamp_min(LEAST_STATISTIC_SPREAD)
+        length, peak = inside.clamp(0.0, 1.0) + further[:2]
+        return torch.maximum(length, self.trust * peak) + self.trust * (further[2] + further[3])
 
     def _statistics(self, rows: Tensor) -> Tensor:
-        """Length, peak, surprise and size of each row, (TILE, 4), in double precision."""
+        """Length, peak, surprise and size of rows (TILE, d): (4, TILE), in double precision."""
         whitened, columns = self._columns(rows)
         tails = beyond(columns, self.column_tails)
-        raw, peaks, residuals = tails.split([len(self.numbers), len(self.numbers), 2 * len(self.numbers)], dim=1)
-        statistics = [whitened.square().mean(dim=1), _largest(peaks), _largest(residuals), raw.sum(dim=1)]
-        return torch.stack(statistics, dim=1).double()
+        c = len(self.numbers)
+        length, size = whitened.square().mean(dim=0), tails[:c].sum(dim=0)
+        return torch.stack([length, _largest(tails[c : 2 * c]), _largest(tails[2 * c :]), size]).double()
 
     def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The whitened evidence (TILE, d + k), and of the number columns: as encoded, whitened, residuals, whitened."""
-        standard = (_evidence(self.network, rows) - self.centre) / self.deviation  # (TILE, d + k)
-        whitened = rows_times(standard, self.whitening)
-        own = rows_times(rows, self.number_whitening) - self.number_shift  # (TILE, c)
+        """The whitened evidence (d + k, TILE) of rows (TILE, d), and all columns whose tails count, (2 c + 2 d, TILE).
+
+        Those are the c number columns as encoded, the same whitened, the residuals of all d columns, and those whitened.
+        The records lie side by side, as in `rows_times` and for the same reason; it is faster as well.
+        """
+        records = rows.T.contiguous()
+        standard = (_evidence(self.network, rows).T - self.centre[:, None]) / self.deviation[:, None]
+        whitened = self.whitening.T @ standard.contiguous()
+        own = self.number_whitening.T @ records - self.number_shift[:, None]
         numbers = self.numbers
-        columns = [part.index_select(1, numbers) for part in (rows, standard, whitened)]
-        return whitened, torch.cat([columns[0], own, *columns[1:]], dim=1)  # (TILE, 4 c)
+        width = len(records)
+        return whitened, torch.cat([records[numbers], own, standard[:width], whitened[:width]])
 
     def score_features(self, matrix: NDArray[np.float32], features: Sequence[slice]) -> NDArray[np.float64]:
         """How badly each feature was rebuilt: its mean squared residual in squared standard deviations.
@@ -237,8 +244,8 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _largest(tails: Tensor) -> Tensor:
-    """The largest of each row (n, m), and 0 where there is no column at all."""
-    return torch.nn.functional.pad(tails, (1, 0)).amax(dim=1)
+    """The largest of each record, of tails (m, n); 0 where there is no column at all."""
+    return torch.nn.functional.pad(tails, (0, 0, 1, 0)).amax(dim=0)
 
 
 def fit_tails(sample: NDArray[np.floating[Any]], least_spread: float) -> NDArray[np.float64]:
@@ -270,17 +277,18 @@ def fit_tails(sample: NDArray[np.floating[Any]], least_spread: float) -> NDArray
 
 
 def beyond(values: Tensor, tails: Tensor) -> Tensor:
-    """How many decades rarer than one in ten each value is, (n, m): 0 up to the 90% point of its column.
+    """How many decades rarer than one in ten each value is, (m, n): 0 up to the 90% point of its column.
 
     In a straight line to 1 at the 99% point, then by the generalised Pareto tail, which has no end.
 
     Args:
-        values: (n, m).
+        values: (m, n): the values of a column one after the other.
         tails: What `fit_tails` found, (5, m).
     """
-    start, width, high, scale, shape = tails.unbind()
-    rise = ((values - start) / width).clamp(0.0, 1.0)
-    return rise + torch.log1p((values - high).clamp_min(0.0) / scale * shape) / shape * _DECADE
+    start, width, high, scale, shape = tails[:, :, None]
+    rise: Tensor = ((values - start) / width).clamp(0.0, 1.0)
+    further: Tensor = torch.log1p((values - high).clamp_min(0.0) / scale * shape) / shape * _DECADE
+    return rise + further
 
 
 def _whitening(

@@ -22,7 +22,7 @@ class Threshold:
     """The boundary between normal and anomalous: `score > value`, strict.
 
     Attributes:
-        value: The score itself, in squared standard deviations.
+        value: The score itself, in decades of rarity.
         low: Lower end of the 95% confidence interval of the score at the wanted rate.
         high: Upper end of it; infinite where the sample cannot bound it.
         rate: Expected share of normal records above `value`.

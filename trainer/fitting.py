@@ -41,6 +41,9 @@ LEAST_NORMAL_RECORDS = 20
 MOST_EVIDENCE_RECORDS = 100_000
 """More records than this teach the scorer nothing more about residuals."""
 
+_NO_HISTORY_EVIDENCE = 0.003  # of the rows; from a hundredth on they are what the scorer's tails are fitted on
+_LEAST_NO_HISTORY_EVIDENCE = 30
+
 _LIBRARIES = ("torch", "numpy", "scipy", "msgspec", "pyarrow", "safetensors", "pydantic")
 
 
@@ -74,7 +77,7 @@ class FitSettings:
     noise: float = 0.1
     hidden_share: float = 0.15
     code_share: float = 0.8
-    no_history_share: float = 0.02
+    no_history_share: float = 0.05
     threads: int = 1
 
 
@@ -193,9 +196,12 @@ def fit_detector(
     calibration = records.take(split.calibrate)
     check_resolvable(len(calibration), stream.threshold, records_per_day(calibration))  # before the long part
     say(FitProgress("encode", 0, 1))
-    to_fit, to_validate = (_some_without_history(records.take(rows), settings) for rows in (split.fit, split.validate))
-    encoder = Encoder.fit(stream, to_fit)
-    fitting, validation = encoder.encode(to_fit), encoder.encode(to_validate)
+    to_fit, to_validate = (records.take(rows) for rows in (split.fit, split.validate))
+    unknown = [_drawn(part, settings) for part in (to_fit, to_validate)]
+    hidden = [draws < settings.no_history_share for draws in unknown]
+    encoder = Encoder.fit(stream, _without_history(to_fit, hidden[0]))
+    fitting = encoder.encode(_without_history(to_fit, hidden[0]))
+    validation = encoder.encode(_without_history(to_validate, hidden[1]))
     varying = int((fitting.std(axis=0) > 1e-6).sum())
     if varying == 0:
         raise TrainingDataError(
@@ -211,7 +217,7 @@ def fit_detector(
         if settings.network == "denoising":
             network, loss_history, best_step = train_denoising(encoder, fitting, validation, code_width, settings, say)
         say(FitProgress("calibrate", 0, 1))
-        seen = _evidence_rows(fitting, validation)
+        seen = _evidence_rows(fitting, validation, np.concatenate(unknown), settings.no_history_share)
         facts = _facts(stream, records, split, fitting, settings)
         detectors = {
             kind: _calibrated(stream, encoder, Scorer.fit(net, seen, encoder.indicators), calibration, history, facts)
@@ -265,14 +271,16 @@ def _with_history(records: Records, stream: StreamDefinition, history: History |
     return (records.take(whole) if whole.any() else records), history
 
 
-def _some_without_history(records: Records, settings: FitSettings) -> Records:
-    """Records of which a share has no history; which, depends on the seed and each one's own time and place alone."""
-    if not records.history:
-        return records
-    assert records.event_times is not None  # noqa: S101 - a stream with history has a time, and every record carries it
+def _drawn(records: Records, settings: FitSettings) -> NDArray[np.float64]:
+    """A number from 0 to 1 for each record, (n,), by the seed and by the record's own time and place alone."""
+    if not records.history or records.event_times is None:
+        return np.ones(len(records))
     times, places = records.event_times.astype(np.int64).view(np.uint64), records.offsets.view(np.uint64)
-    draws = _mixed(_mixed(times + np.uint64(settings.seed)) + places)
-    hidden = draws < np.uint64(int(settings.no_history_share * 2**64))
+    return _mixed(_mixed(times + np.uint64(settings.seed)) + places) / 2.0**64
+
+
+def _without_history(records: Records, hidden: NDArray[np.bool_]) -> Records:
+    """Records of which some are as those of an entity that nobody knows yet."""
     return replace(records, history={name: np.where(hidden, np.nan, c) for name, c in records.history.items()})
 
 
@@ -346,13 +354,20 @@ def _copy_of_weights(network: DenoisingAutoencoder) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
-def _evidence_rows(fitting: NDArray[np.float32], validation: NDArray[np.float32]) -> NDArray[np.float32]:
+def _evidence_rows(
+    fitting: NDArray[np.float32], validation: NDArray[np.float32], drawn: NDArray[np.float64], hidden: float
+) -> NDArray[np.float32]:
     """Rows that the scorer learns from: evenly spaced over all that was seen, the held-out part included.
 
     The held-out part alone is a short span of time: what it knows of residuals at other hours and on other days would
     be guessed. That fitted rows are rebuilt a little better matters less, and the threshold makes up for it.
+
+    Of the rows without history a few stay: as many as the network needs would be most of what the scorer sees of rare
+    residuals, and odd records with a history would pass beside them.
     """
     rows = np.concatenate([fitting, validation])
+    few = max(_NO_HISTORY_EVIDENCE, _LEAST_NO_HISTORY_EVIDENCE / len(rows))
+    rows = rows[(drawn >= hidden) | (drawn < few)]
     return rows[:: -(-len(rows) // MOST_EVIDENCE_RECORDS)]
 
 

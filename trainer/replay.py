@@ -6,10 +6,9 @@ records of equal time those of the file named first come first, so that the orde
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -193,6 +192,7 @@ class Replay:
     """The merged stream of some files, its records with the history of their entities; to be gone through once.
 
     Attributes:
+        files: Where the records are.
         stream: What a record is.
         history: What is computed; fitted on the first `PRIOR_RECORDS` records of the stream where it was not given, and
             None before that, or where there was no record.
@@ -209,10 +209,10 @@ class Replay:
         self._wants_ends = ends
         self._last: dict[str, np.datetime64] = {}
         self.stream = stream
-        self._files = files
+        self.files = files
 
     def __iter__(self) -> Iterator[Stretch]:
-        stretches = merged(self._files, self.stream)
+        stretches = merged(self.files, self.stream)
         if self.history is None:
             first = list(_first_records(stretches, PRIOR_RECORDS))
             stretches = chain(first, stretches)
@@ -281,8 +281,8 @@ def read_with_history(
 ) -> Iterator[Chunk]:
     """The chunks of files one after the other, as `read_chunks` gives them, their records with history features.
 
-    What precedes a record is decided by time, over all files together. Where files overlap, chunks wait for their turn
-    on disk, so that the memory that is taken is that of `merged`.
+    What precedes a record is decided by time, over all files together. Where files overlap, the features of those whose
+    turn has not come wait on disk, and the file is read again in its turn: memory is bounded as that of `merged`.
 
     Args:
         files: Files whose chunks are wanted.
@@ -301,52 +301,74 @@ def read_with_history(
             if progress is not None:
                 progress(chunk)
         return
-    turn = len(earlier)
-    found: dict[int, list[dict[str, NDArray[np.float64]]]] = defaultdict(list)
-    over: set[int] = set()
     with tempfile.TemporaryFile() as file:
-        shelf = _Shelf(file)
-        for stretch in Replay([*earlier, *files], stream, history):
+        yield from _InTurn(Replay((*earlier, *files), stream, history), len(earlier), file, progress)
+
+
+class _InTurn:
+    """The chunks of a replay's files from number `first` on, one file after the other."""
+
+    def __init__(self, replay: Replay, first: int, file: IO[bytes], progress: Callable[[Chunk], None] | None) -> None:
+        self._replay, self._turn, self._progress = replay, first, progress
+        self._shelf = _Shelf(file)
+        self._pieces: dict[int, list[dict[str, NDArray[np.float64]]]] = defaultdict(list)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        files, first = self._replay.files, self._turn
+        over: set[int] = set()
+        for stretch in self._replay:
             for part, columns in stretch.histories():
-                if part.opens and progress is not None:
-                    progress(part.chunk)
-                if part.source < len(earlier):
-                    continue
-                found[part.source].append(columns)
-                if part.closes:
-                    chunk = _with_columns(part.chunk, found.pop(part.source))
-                    if part.source == turn:
-                        yield chunk
-                    else:
-                        shelf.put(part.source, chunk)
+                if part.opens and self._progress is not None:
+                    self._progress(part.chunk)
+                if part.source >= first:
+                    yield from self._go_on(part, columns)
             over.update(stretch.ended)
-            while turn in over:
-                turn += 1
-                yield from shelf.take(turn)
-        for source in range(turn + 1, len(earlier) + len(files)):
-            yield from shelf.take(source)
+            while self._turn in over:
+                self._turn += 1
+                yield from self._waiting(self._turn)
+        for source in range(self._turn + 1, len(files)):
+            yield from self._waiting(source)
+
+    def _go_on(self, part: Part, columns: dict[str, NDArray[np.float64]]) -> Iterator[Chunk]:
+        """A chunk that is whole with this part, where it is its file's turn."""
+        self._pieces[part.source].append(columns)
+        if not part.closes:
+            return
+        pieces = self._pieces.pop(part.source)
+        whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        if part.source == self._turn:
+            yield _with_history(part.chunk, whole)
+        else:
+            self._shelf.put(part.source, whole)
+
+    def _waiting(self, source: int) -> Iterator[Chunk]:
+        """The chunks of a file whose features were waiting, read again."""
+        chunks = read_chunks(self._replay.files[source : source + 1], self._replay.stream)
+        for columns, chunk in zip(self._shelf.take(source), chunks, strict=False):
+            yield _with_history(chunk, columns)
 
 
-def _with_columns(chunk: Chunk, pieces: Sequence[dict[str, NDArray[np.float64]]]) -> Chunk:
-    history = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+def _with_history(chunk: Chunk, history: dict[str, NDArray[np.float64]]) -> Chunk:
     return replace(chunk, records=replace(chunk.records, history=history))
 
 
 class _Shelf:
-    """Chunks that wait on disk until it is their file's turn."""
+    """History features of chunks that wait on disk until it is their file's turn."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._places: dict[int, list[int]] = defaultdict(list)
+        self._places: dict[int, list[tuple[int, int, tuple[str, ...]]]] = defaultdict(list)
 
-    def put(self, source: int, chunk: Chunk) -> None:
-        self._places[source].append(self._file.seek(0, 2))
-        pickle.dump(chunk, self._file)
+    def put(self, source: int, columns: Mapping[str, NDArray[np.float64]]) -> None:
+        matrix = np.array(list(columns.values()), np.float64)
+        self._places[source].append((self._file.seek(0, 2), matrix.size, tuple(columns)))
+        self._file.write(matrix.tobytes())
 
-    def take(self, source: int) -> Iterator[Chunk]:
-        for place in self._places.pop(source, ()):
+    def take(self, source: int) -> Iterator[dict[str, NDArray[np.float64]]]:
+        for place, size, names in self._places.pop(source, ()):
             self._file.seek(place)
-            yield pickle.load(self._file)  # noqa: S301 - written above, into a file that nobody else can name
+            matrix = np.frombuffer(self._file.read(size * 8), np.float64).reshape(len(names), -1)
+            yield dict(zip(names, matrix, strict=True))
 
 
 def remember(records: Records, stream: StreamDefinition, history: History | None = None) -> tuple[Records, History]:

@@ -16,8 +16,8 @@ SCHEMA_VERSION = 1
 
 Severity = Literal["warning", "minor", "major", "critical"]
 
-SEVERITIES: tuple[tuple[Severity, float], ...] = (("warning", 1.0), ("minor", 2.0), ("major", 4.0), ("critical", 8.0))
-"""Least score ratio of each severity: every step is a doubling."""
+SEVERITIES: tuple[tuple[Severity, float], ...] = (("warning", 1.0), ("minor", 1.25), ("major", 1.5), ("critical", 2.0))
+"""Least score ratio of each severity. Scores are in decades: twice the threshold is the rarity squared."""
 
 HEADERS = (("content-type", b"application/json"), ("schema-version", str(SCHEMA_VERSION).encode()))
 
@@ -49,7 +49,9 @@ class Alert(Struct, frozen=True, kw_only=True):
     schema_version: int
     alert_id: str
     detector: str
-    severity: Annotated[Severity, Meta(description="By score_ratio: warning from 1, minor 2, major 4, critical 8.")]
+    severity: Annotated[
+        Severity, Meta(description="By score_ratio: warning from 1, minor 1.25, major 1.5, critical 2.")
+    ]
     event_time: Annotated[
         datetime | None,
         Meta(description="When it happened, as the record says, else the time of its message; null where sensitive."),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from demo.show import Show, alert_line
+from demo.tally import Account, Detection, KindTally
 
 
 def some_alert(*contributions: tuple[str, float, str | float | None, str | float | None]) -> dict[str, Any]:
@@ -89,3 +91,29 @@ def test_what_is_there_to_type_is_on_one_line_however_narrow_the_terminal() -> N
     Show(Console(file=out, width=40)).addresses([("broker", "127.0.0.1:9092"), ("send more", command)])
 
     assert out.getvalue() == f"broker     127.0.0.1:9092\nsend more  {command}\n"
+
+
+def test_the_summary_shows_beside_each_kind_who_caught_how_many() -> None:
+    out = io.StringIO()
+    detection = Detection(
+        alerts=4,
+        true_alerts=3,
+        alerts_without_history=2,
+        true_without_history=1,
+        true_by_amount=0,
+        kinds=(KindTally("neighbour", injected=4, caught=3, caught_without_history=1, caught_by_amount=0),),
+    )
+
+    Show(Console(file=out, width=200)).summary(
+        sent=10,
+        seconds=1.0,
+        account=Account(consumed=10, outcomes={"normal": 6, "alert": 4}, dead_letters={}, suppressed={}),
+        committed=10,
+        latency=None,
+        detection=detection,
+    )
+
+    rows = [re.findall(r"[\w%]+", text) for text in out.getvalue().splitlines()]
+    assert ["neighbour", "4", "3", "75%", "1", "25%", "0", "0%"] in rows
+    assert ["alerts", "4", "2", "4"] in rows
+    assert ["of", "them", "frauds", "3", "75%", "1", "50%", "0", "0%"] in rows

@@ -73,10 +73,10 @@ def test_three_weeks_of_the_usual_population_are_enough_to_train_on() -> None:
     assert 75_000 < history().num_rows < 95_000
 
 
-def test_about_one_payment_in_two_hundred_is_a_fraud() -> None:
+def test_about_six_payments_in_a_thousand_are_frauds() -> None:
     share = column(history(), "is_fraud").astype(float).mean()
 
-    assert 0.004 < share < 0.0065
+    assert 0.005 < share < 0.0075
 
 
 def test_every_kind_of_fraud_happens_in_history_and_in_the_live_stream() -> None:
@@ -84,7 +84,7 @@ def test_every_kind_of_fraud_happens_in_history_and_in_the_live_stream() -> None
         kinds, counts = np.unique(column(table, "fraud_kind").astype(str), return_counts=True)
         seen = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
         seen.pop("None")
-        assert set(seen) == {"spree", "cash_out", "card_testing", "keyed_in"}
+        assert set(seen) == {"spree", "cash_out", "card_testing", "keyed_in", "neighbour"}
         assert min(seen.values()) >= 50
 
 
@@ -143,13 +143,14 @@ def test_a_rule_on_large_amounts_sees_sprees_and_no_other_kind() -> None:
     assert caught(flagged, live(), "cash_out") < 0.02
     assert caught(flagged, live(), "card_testing") == 0
     assert caught(flagged, live(), "keyed_in") < 0.05
+    assert caught(flagged, live(), "neighbour") < 0.1
 
 
 def test_a_rule_on_small_amounts_sees_next_to_nothing_at_the_price_of_many_false_alarms() -> None:
     flagged = amounts(live()) <= np.quantile(amounts(live()), 0.01)
 
     assert caught(flagged, live(), "card_testing") < 0.2
-    for kind in ("spree", "cash_out", "keyed_in"):
+    for kind in ("spree", "cash_out", "keyed_in", "neighbour"):
         assert caught(flagged, live(), kind) == 0
 
 
@@ -157,7 +158,7 @@ def test_some_honest_payments_are_larger_than_most_sprees() -> None:
     honest = amounts(live())[column(live(), "is_fraud") == 0]
     sprees = amounts(live())[column(live(), "fraud_kind") == "spree"]
 
-    assert (honest > np.quantile(sprees, 0.25)).sum() >= 0.25 * len(sprees)
+    assert (honest > np.quantile(sprees, 0.25)).sum() >= 0.15 * len(sprees)
 
 
 def test_a_keyed_in_fraud_shows_only_in_the_combination_of_its_fields() -> None:
@@ -170,6 +171,31 @@ def test_a_keyed_in_fraud_shows_only_in_the_combination_of_its_fields() -> None:
     typed_at_the_till = (column(live(), "channel") == "pos") & (column(live(), "entry_mode") == "keyed")
     assert 0 < typed_at_the_till[honest].mean() < 0.001
     assert typed_at_the_till[fraud].all()
+
+
+def test_a_neighbours_payments_are_in_every_field_what_others_pay_in_the_same_categories() -> None:
+    fraud = column(live(), "fraud_kind") == "neighbour"
+    same = (column(live(), "is_fraud") == 0) & np.isin(
+        column(live(), "merchant_category"), ["fuel", "cash", "electronics"]
+    )
+    for name in ("merchant_category", "channel", "entry_mode", "merchant_country", "device"):
+        values = column(live(), name)
+        for value in set(values[same]):
+            assert abs((values[fraud] == value).mean() - (values[same] == value).mean()) < 0.15
+    quantiles = np.linspace(0.05, 0.95, 10)
+    ratio = np.quantile(amounts(live())[fraud], quantiles) / np.quantile(amounts(live())[same], quantiles)
+    assert np.abs(np.log(ratio)).max() < 0.5
+    distance = column(live(), "distance_km").astype(float)
+    assert np.nanmedian(distance[fraud]) < 15
+
+
+def test_a_neighbours_payments_are_none_that_the_cards_owner_ever_makes() -> None:
+    fraud = column(live(), "fraud_kind") == "neighbour"
+    honest = column(live(), "is_fraud") == 0
+    owners = np.isin(column(live(), "customer_id"), column(live(), "customer_id")[fraud])
+
+    assert set(column(live(), "merchant_category")[owners & honest]) == {"transit"}
+    assert np.median(amounts(live())[fraud]) > 10 * np.median(amounts(live())[owners & honest])
 
 
 def test_cards_bear_numbers_that_no_bank_issues() -> None:

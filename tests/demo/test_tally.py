@@ -26,6 +26,7 @@ def alert(record_id: str, latency_s: float = 0.1) -> SeenAlert:
 
 
 ALERTS = [alert("a"), alert("b"), alert("e")]
+WITHOUT_HISTORY = frozenset({"c", "f"})
 ACCOUNT = Account(
     consumed=7,
     outcomes={"normal": 2, "alert": 3, "suppressed": 1, "dead_letter": 1},
@@ -35,32 +36,34 @@ ACCOUNT = Account(
 
 
 def test_frauds_that_never_arrived_intact_are_nobodys_to_catch() -> None:
-    assert detection(DELIVERY, ALERTS).injected == 3
+    assert detection(DELIVERY, ALERTS, WITHOUT_HISTORY).injected == 3
 
 
-def test_each_kind_is_counted_beside_a_rule_with_as_many_alerts_on_the_largest_amounts() -> None:
-    tally = detection(DELIVERY, ALERTS)
+def test_each_kind_is_counted_beside_what_no_history_and_as_many_alerts_on_the_largest_amounts_find() -> None:
+    tally = detection(DELIVERY, ALERTS, WITHOUT_HISTORY)
 
     # The three largest intact amounts are 950 (honest), 900 and 700 (sprees).
     assert [kind for kind in tally.kinds if kind.injected] == [
-        KindTally("spree", injected=2, caught=1, caught_by_amount=2),
-        KindTally("cash_out", injected=1, caught=1, caught_by_amount=0),
+        KindTally("spree", injected=2, caught=1, caught_without_history=1, caught_by_amount=2),
+        KindTally("cash_out", injected=1, caught=1, caught_without_history=0, caught_by_amount=0),
     ]
 
 
-def test_precision_is_the_share_of_alerts_that_are_frauds() -> None:
-    tally = detection(DELIVERY, ALERTS)
+def test_alerts_are_told_from_the_frauds_among_them() -> None:
+    tally = detection(DELIVERY, ALERTS, WITHOUT_HISTORY)
 
-    assert tally.precision == pytest.approx(2 / 3)
-    assert tally.precision_by_amount == pytest.approx(2 / 3)
+    assert (tally.alerts, tally.true_alerts, tally.true_by_amount) == (3, 2, 2)
+    assert (tally.alerts_without_history, tally.true_without_history) == (1, 1)
 
 
 def test_a_repeated_alert_is_one_alert() -> None:
-    assert detection(DELIVERY, [*ALERTS, *ALERTS]) == detection(DELIVERY, ALERTS)
+    assert detection(DELIVERY, [*ALERTS, *ALERTS], WITHOUT_HISTORY) == detection(DELIVERY, ALERTS, WITHOUT_HISTORY)
 
 
-def test_without_alerts_there_is_no_precision() -> None:
-    assert detection(DELIVERY, []).precision is None
+def test_without_alerts_nothing_is_caught_and_nothing_was_late() -> None:
+    tally = detection(DELIVERY, [], frozenset())
+
+    assert (tally.alerts, tally.true_alerts, tally.true_by_amount) == (0, 0, 0)
     assert latency_quantiles([]) is None
 
 

@@ -97,7 +97,7 @@ def test_the_tour_accounts_for_every_record_stays_on_request_and_leaves_nothing_
 
     assert "exit code 0" in tour.output
     assert "1,200 sent" in tour.output
-    for kind in ("spree", "cash_out", "card_testing", "keyed_in"):
+    for kind in ("spree", "cash_out", "card_testing", "keyed_in", "neighbour", "without history"):
         assert kind in tour.output
     assert not somebody_listens(broker)
     assert not somebody_listens(worker)

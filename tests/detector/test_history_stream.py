@@ -174,7 +174,11 @@ def test_every_history_feature_is_either_refused_with_a_remedy_or_survives_the_w
     try:
         stream = StreamDefinition.model_validate(content)
     except ValueError as error:
-        assert "add " in str(error) or "remove " in str(error)
+        refused = str(error)
+    else:
+        refused = ""
+    if refused:
+        assert "add " in refused or "remove " in refused
         return
     assert StreamDefinition.from_toml(stream.to_toml()) == stream
     assert (of is not None) == (statistic in OF_NUMBERS | OF_VALUES) or statistic == "count"
@@ -372,14 +376,14 @@ def test_no_timestamp_overflows(stamps: list[int], at: str, max_ahead: str) -> N
     stream = stream_with(past("count"), time={"max_ahead": max_ahead})
     reach = {"1s": timedelta(seconds=1), "1d": timedelta(days=1), "5217w": timedelta(weeks=5217)}[max_ahead]
     event = datetime.fromisoformat(at)
-    latest = datetime(1970, 1, 1)
+    began = datetime.fromisoformat("1970-01-01T00:00:00")
 
     _, rejects = Decoder(stream).decode(Sent([value(at=at) for _ in stamps], stamps))
 
     rejected = {reject.row for reject in rejects}
     for row, stamp in enumerate(stamps):
         arrived_s = min(stamp / 1000, 253_402_300_799.999)
-        ahead_s = (event - latest).total_seconds() - arrived_s - reach.total_seconds()
+        ahead_s = (event - began).total_seconds() - arrived_s - reach.total_seconds()
         if abs(ahead_s) > 1:
             assert (row in rejected) == (stamp >= 0 and ahead_s > 0)
 

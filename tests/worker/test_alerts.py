@@ -238,16 +238,18 @@ def test_a_record_with_a_megabyte_where_a_word_should_be_gets_an_alert_that_fits
     ("ratio", "severity"),
     [
         (1.0000001, "warning"),
-        (1.99, "warning"),
-        (2.0, "minor"),
-        (3.99, "minor"),
-        (4.0, "major"),
-        (8.0, "critical"),
+        (1.249, "warning"),
+        (1.25, "minor"),
+        (1.499, "minor"),
+        (1.5, "major"),
+        (2.0, "critical"),
         (1e9, "critical"),
         (float("inf"), "critical"),
     ],
 )
-def test_the_severity_doubles_its_score_ratio_at_each_step(ratio: float, severity: str) -> None:
+def test_the_severity_rises_with_the_score_ratio_to_critical_at_twice_the_threshold(
+    ratio: float, severity: str
+) -> None:
     assert severity_of(ratio) == severity
 
 
