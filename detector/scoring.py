@@ -196,7 +196,7 @@ class Scorer:
         """The whitened evidence (d + k, TILE) of rows (TILE, d), and all columns whose tails count, (2 c + 2 d, TILE).
 
         Those are the c number columns as encoded, the same whitened, the residuals of all d columns, and those whitened.
-        The records lie side by side, as in `rows_times` and for the same reason; it is faster as well.
+        Records lie side by side, as in `rows_times` and for the same reason; it is faster as well.
         """
         records = rows.T.contiguous()
         standard = (_evidence(self.network, rows).T - self.centre[:, None]) / self.deviation[:, None]

@@ -310,3 +310,51 @@ def test_a_few_values_in_a_handful_of_records_are_not_called_too_many() -> None:
     proposal = proposal_of({"amount": [1.0, 2.5, 3.0, 4.0], "currency": ["EUR", "USD", "GBP", "CHF"]})
 
     assert proposal.left_out["currency"] == "is text with 4 different values: too few records with each of them"
+
+
+def test_an_entity_a_time_and_an_amount_get_features_from_history() -> None:
+    stream = proposal_of(payments()).stream
+
+    proposed = {(feature.statistic, feature.of, feature.window) for feature in stream.history_features}
+    assert {
+        ("robust_ratio", "amount", "all"), ("robust_z", "amount", "all"), ("z", "amount", "7d"),
+        ("sum", "amount", "1d"), ("count", None, "1d"), ("count", None, "7d"), ("excess", "amount", "3d"),
+        ("since_last", None, "all"), ("hour_deviation", None, "all"), ("first_time", "shop_kind", "all"),
+    } <= proposed  # fmt: skip
+    assert len(proposed) <= 20
+    assert [feature.required for feature in stream.field_features if feature.field == "amount"] == [True]
+
+
+def test_each_history_feature_has_its_reason_above_it() -> None:
+    lines = proposal_of(payments()).to_toml().splitlines()
+
+    heads = [number for number, line in enumerate(lines) if line == "[[feature]]"]
+    assert all(lines[number - 1].startswith("# ") for number in heads)
+
+
+def test_windows_that_the_sample_is_too_short_for_are_not_proposed() -> None:
+    columns = payments()
+    columns["created_at"] = [
+        str(np.datetime64("2024-05-01T00:00:00") + np.timedelta64(number * 2, "m")) for number in range(N)
+    ]
+
+    windows = {feature.window for feature in proposal_of(columns).stream.history_features}
+
+    assert windows == {"all", "1d"}
+
+
+@pytest.mark.parametrize("without", ["customer_id", "created_at", "amount"])
+def test_without_an_entity_a_time_or_an_amount_no_history_is_proposed(without: str) -> None:
+    columns = {name: column for name, column in payments().items() if name != without}
+
+    assert proposal_of(columns).stream.history_features == ()
+
+
+def test_an_amount_that_is_missing_at_times_is_not_required() -> None:
+    columns = payments()
+    columns["amount"] = [None if number % 9 == 0 else amount for number, amount in enumerate(columns["amount"])]
+
+    stream = proposal_of(columns).stream
+
+    assert stream.history_features
+    assert not any(feature.required for feature in stream.field_features)
