@@ -82,6 +82,7 @@ def fill(broker: KafkaBroker, topic: str, files: list[Path], partitions: int) ->
     create_topics(
         broker.settings, {topic: partitions, f"{topic}.alerts": 1, f"{topic}.dlq": 1, f"{topic}.scores": partitions}
     )
+    create_topics(broker.settings, {f"{topic}.state": partitions}, configuration={"cleanup.policy": "compact"})
     publisher = KafkaPublisher(broker.settings, PublisherSettings(compression="lz4", linger_s=0.005))
     count = 0
     try:

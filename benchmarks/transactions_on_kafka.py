@@ -1,7 +1,8 @@
 """Real transactions on a real broker: every record accounted for, and the worker's scores against `offbeat score`'s.
 
 Trains on April to June of the Fraud Detection Handbook's stream with what `offbeat init` proposes, streams July and
-August through Kafka, reads the score topic back, and compares it with the file that `offbeat score` writes.
+August through Kafka to a worker that begins with the histories at the end of training, reads the score topic back, and
+compares it with the file that `offbeat score` writes.
 
     python -m benchmarks.transactions_on_kafka --json benchmarks/results/transactions_on_kafka.json
 """
@@ -52,14 +53,17 @@ def run(folder: Path, train: list[str], stream: list[str], partitions: int) -> d
         [sys.executable, "-m", "offbeat", "init", str(history)], check=True, cwd=ROOT, capture_output=True, text=True
     ).stdout
     definition.write_text(proposal)
-    command("train", history, "--stream", definition, "--models", folder / "models")
+    command("train", history, "--stream", definition, "--models", folder / "models", "--with-state")
 
     live = months(*stream)
     streamed = folder / "live"
     streamed.mkdir()
     for file in live:
         (streamed / file.name).symlink_to(file)
-    command("score", "--models", folder / "models", "--input", streamed, "--output", folder / "scores.parquet")
+    command(
+        "score", "--models", folder / "models", "--history", history, "--input", streamed,
+        "--output", folder / "scores.parquet",
+    )  # fmt: skip
     with KafkaBroker(heap_mb=1024) as broker:
         sent = fill(broker, TOPIC, live, partitions)
         with WorkerProcess(

@@ -195,7 +195,7 @@ class Scorer:
     def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The whitened evidence (d + k, TILE) of rows (TILE, d), and all columns whose tails count, (2 c + 2 d, TILE).
 
-        Those are the c number columns as encoded, the same whitened, the residuals of all d columns, and those whitened.
+        Those are the c number columns as encoded, the same whitened, the residuals of all d columns, those whitened.
         Records lie side by side, as in `rows_times` and for the same reason; it is faster as well.
         """
         records = rows.T.contiguous()

@@ -471,8 +471,9 @@ def _time_features(time: Column, draft: _Draft) -> list[dict[str, Any]]:
     if span_h < 48:
         draft.left_out["hour and weekday"] = f"the sample spans {span_h:.1f} hours: too few days to learn from"
         return []
-    # The network learns from the older half or so: in less than two weeks it would not meet every weekday.
-    parts = ["hour", "weekday"] if span_h >= 14 * 24 else ["hour"]
+    # The network learns from the older half or so, and from less where histories need a past: a weekday that it met
+    # once or never would look strange for ever.
+    parts = ["hour", "weekday"] if span_h >= 28 * 24 else ["hour"]
     what = "hour and weekday" if len(parts) == 2 else "the hour (the sample spans too few weeks for the weekday)"
     draft.say(time.path, f"{what[0].upper()}{what[1:]} as cycles, in the zone of [time].")
     return [{"kind": "time", "field": time.path, "parts": parts}]

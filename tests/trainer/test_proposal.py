@@ -251,7 +251,8 @@ def test_a_time_of_day_is_proposed_only_where_the_sample_can_show_it() -> None:
 
     assert parts(3) == []
     assert parts(72) == [("hour",)]
-    assert parts(24 * 15) == [("hour", "weekday")]
+    assert parts(24 * 15) == [("hour",)]
+    assert parts(24 * 29) == [("hour", "weekday")]
 
 
 def test_the_budget_fits_the_stream_and_a_short_sample_gets_a_rate() -> None:
