@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector import Records, RejectReason, StreamDefinition
+from tests.trainer.histories import STREAM, decoded, features_of, row, rows, write
 from trainer.errors import DataFileError
 from trainer.loading import Dataset, UniformSample, bytes_per_record, load
 
@@ -150,3 +151,73 @@ def test_bytes_per_record_counts_every_column() -> None:
     records = numbered(0, 10)  # rows 8, partition 4, offset 8, timestamp 8
 
     assert bytes_per_record(records) == 28
+
+
+def ids_of(dataset: Dataset) -> list[str]:
+    assert dataset.records.ids is not None
+    return list(dataset.records.ids)
+
+
+def test_the_first_longest_window_is_history_alone_and_counted(tmp_path: Path) -> None:
+    content = rows(300)  # 72 a day
+
+    dataset = load([write(tmp_path / "x.jsonl", content)], STREAM)
+
+    assert dataset.replayed == 144  # the longest window is two days
+    assert ids_of(dataset) == [each["id"] for each in content[144:]]
+    assert (dataset.decoded, dataset.left_out_by_sampling, dataset.is_short) == (300, 0, False)
+
+
+def test_data_shorter_than_the_longest_window_are_used_whole_and_said_to_be_short(tmp_path: Path) -> None:
+    content = rows(144)
+
+    dataset = load([write(tmp_path / "x.jsonl", content)], STREAM)
+
+    assert ids_of(dataset) == [each["id"] for each in content]
+    assert (dataset.replayed, dataset.is_short) == (0, True)
+
+
+def test_earlier_files_are_history_alone_and_fill_the_first_window(tmp_path: Path) -> None:
+    content = rows(300)
+    earlier = [write(tmp_path / "1.jsonl", content[:90]), write(tmp_path / "2.jsonl", content[90:180])]
+
+    dataset = load([write(tmp_path / "3.jsonl", content[180:])], STREAM, earlier=earlier)
+
+    expected = features_of(content)
+    assert ids_of(dataset) == [each["id"] for each in content[180:]]
+    assert dataset.replayed == 180
+    for name, column in dataset.records.history.items():
+        assert column.tobytes() == b"".join(expected[each["id"]][name].tobytes() for each in content[180:])
+
+
+def test_what_the_sample_leaves_out_and_what_is_labelled_is_history_as_well(tmp_path: Path) -> None:
+    content = [row(number, 20 * number, fraud=int(number % 9 == 0)) for number in range(400)]
+    file = write(tmp_path / "x.jsonl", content)
+
+    dataset = load([file], STREAM, max_records=50)
+
+    expected = features_of(content)
+    assert len(dataset.records) == 50
+    assert dataset.left_out_by_sampling == 400 - 144 - 50
+    for name, column in dataset.records.history.items():
+        assert column.tobytes() == b"".join(expected[number][name].tobytes() for number in ids_of(dataset))
+
+
+def test_the_state_at_the_end_goes_on_where_the_files_ended(tmp_path: Path) -> None:
+    content = rows(300)
+    dataset = load([write(tmp_path / "x.jsonl", content[:250])], STREAM)
+    assert dataset.history is not None
+    assert dataset.state is not None
+
+    found, _ = dataset.history.fold(dataset.state, decoded(content[250:]))
+
+    expected = features_of(content, dataset.history)
+    for name, column in found.items():
+        assert column.tobytes() == b"".join(expected[each["id"]][name].tobytes() for each in content[250:])
+
+
+def test_data_whose_every_record_is_in_the_earlier_files_say_so(tmp_path: Path) -> None:
+    earlier, data = write(tmp_path / "1.jsonl", rows(50)), write(tmp_path / "2.jsonl", ["oops"])
+
+    with pytest.raises(DataFileError, match="all 50 records are in the files given as history"):
+        load([data], STREAM, earlier=[earlier])
