@@ -41,8 +41,8 @@ LEAST_NORMAL_RECORDS = 20
 MOST_EVIDENCE_RECORDS = 100_000
 """More records than this teach the scorer nothing more about residuals."""
 
-_NO_HISTORY_EVIDENCE = 0.003  # of the rows; from a hundredth on they are what the scorer's tails are fitted on
-_LEAST_NO_HISTORY_EVIDENCE = 30
+_NO_HISTORY_PER_FALSE_ALARM = 2.0
+_LEAST_NO_HISTORY = 30
 
 _LIBRARIES = ("torch", "numpy", "scipy", "msgspec", "pyarrow", "safetensors", "pydantic")
 
@@ -194,10 +194,10 @@ def fit_detector(
         records, history = _with_history(records, stream, history)
     split = split_by_time(records, settings.seed)
     calibration = records.take(split.calibrate)
-    check_resolvable(len(calibration), stream.threshold, records_per_day(calibration))  # before the long part
+    rate, _ = check_resolvable(len(calibration), stream.threshold, records_per_day(calibration))  # before the long part
     say(FitProgress("encode", 0, 1))
     to_fit, to_validate = (records.take(rows) for rows in (split.fit, split.validate))
-    unknown = [_drawn(part, settings) for part in (to_fit, to_validate)]
+    unknown = [drawn(part, settings) for part in (to_fit, to_validate)]
     hidden = [draws < settings.no_history_share for draws in unknown]
     encoder = Encoder.fit(stream, _without_history(to_fit, hidden[0]))
     fitting = encoder.encode(_without_history(to_fit, hidden[0]))
@@ -217,7 +217,8 @@ def fit_detector(
         if settings.network == "denoising":
             network, loss_history, best_step = train_denoising(encoder, fitting, validation, code_width, settings, say)
         say(FitProgress("calibrate", 0, 1))
-        seen = _evidence_rows(fitting, validation, np.concatenate(unknown), settings.no_history_share)
+        rows = _evidence_rows(np.concatenate(unknown), settings, rate)
+        seen = np.concatenate([fitting, validation])[rows]
         facts = _facts(stream, records, split, fitting, settings)
         detectors = {
             kind: _calibrated(stream, encoder, Scorer.fit(net, seen, encoder.indicators), calibration, history, facts)
@@ -233,7 +234,7 @@ def fit_detector(
     counts["left_out_labelled"] = len(records) - sum(counts.values())
     counts["replayed"] = read - len(records)
     detector.facts.update(
-        records=counts,
+        records=dict(counts),
         best_step=best_step,
         losses=[[step, round(training, 6), round(validating, 6)] for step, training, validating in loss_history],
         evaluation=_plain(evaluation),
@@ -271,7 +272,7 @@ def _with_history(records: Records, stream: StreamDefinition, history: History |
     return (records.take(whole) if whole.any() else records), history
 
 
-def _drawn(records: Records, settings: FitSettings) -> NDArray[np.float64]:
+def drawn(records: Records, settings: FitSettings) -> NDArray[np.float64]:
     """A number from 0 to 1 for each record, (n,), by the seed and by the record's own time and place alone."""
     if not records.history or records.event_times is None:
         return np.ones(len(records))
@@ -354,20 +355,22 @@ def _copy_of_weights(network: DenoisingAutoencoder) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
-def _evidence_rows(
-    fitting: NDArray[np.float32], validation: NDArray[np.float32], drawn: NDArray[np.float64], hidden: float
-) -> NDArray[np.float32]:
+def _evidence_rows(unknown: NDArray[np.float64], settings: FitSettings, rate: float) -> NDArray[np.int64]:
     """Rows that the scorer learns from: evenly spaced over all that was seen, the held-out part included.
 
     The held-out part alone is a short span of time: what it knows of residuals at other hours and on other days would
     be guessed. That fitted rows are rebuilt a little better matters less, and the threshold makes up for it.
 
-    Of the rows without history a few stay: as many as the network needs would be most of what the scorer sees of rare
-    residuals, and odd records with a history would pass beside them.
+    Of the rows without history only so many stay that having none is not as rare as a false alarm: as many as the
+    network needs would be most of what the scorer takes for rare, and odd records with a history would pass unseen.
+
+    Args:
+        unknown: What `drawn` says of each row, those to fit on and then those held out, (n,).
+        settings: How to fit.
+        rate: False-alarm rate that is wanted.
     """
-    rows = np.concatenate([fitting, validation])
-    few = max(_NO_HISTORY_EVIDENCE, _LEAST_NO_HISTORY_EVIDENCE / len(rows))
-    rows = rows[(drawn >= hidden) | (drawn < few)]
+    few = max(_NO_HISTORY_PER_FALSE_ALARM * rate, _LEAST_NO_HISTORY / len(unknown))
+    rows = np.flatnonzero((unknown >= settings.no_history_share) | (unknown < few))
     return rows[:: -(-len(rows) // MOST_EVIDENCE_RECORDS)]
 
 

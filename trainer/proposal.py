@@ -93,8 +93,7 @@ class Proposal:
         for line in self.stream.to_toml().splitlines():
             place = line if line.startswith("[") else line.split(" = ")[0] if not _in_table(lines) else ""
             if line == "[[feature]]":
-                feature = next(features)
-                place = feature.label if isinstance(feature, HistoryFeature) else feature.field
+                place = next(features).label
             lines += [f"# {reason}" for reason in self.reasons.get(place, [])]
             lines.append(line)
         return "\n".join(lines) + "\n"
@@ -508,22 +507,29 @@ def _history_features(
         found.append(content)
 
     of = amount.path
+    own = next(feature for feature in features if feature["field"] == of)
     if amount.count == len(amount.values):
-        next(feature for feature in features if feature["field"] == of)["required"] = True
+        own["required"] = True
         draft.say(of, "Never missing: hence required, so that the histories below count records and amounts at once.")
+    if not own.get("log"):
+        found.append({**own, "name": f"{of}.log", "log": True})
+        draft.say(
+            f"{of}.log",
+            "The same as logarithm: both agree as far as normal records reach and part beyond, so that what is larger",
+            "than all of them stands out.",
+        )
+    # Left out, as they only added noise there: the robust mean and deviation as such, how many records in 30 days, and
+    # the time since the last one.
     add("robust_ratio", "How many times the entity's own mean, which no single odd record can drag.", of=of)
     add("robust_z", "The same in deviations of its own.", of=of)
-    add("robust_mean", "What the entity usually does: it tells the large amounts of small entities.", of=of)
-    add("robust_deviation", "How steady the entity is.", of=of)
     for window in windows[1:]:
         add("z", f"How far from its mean of {window}, itself included.", of=of, window=window, includes_self=True)
     for window in windows[:2]:
         add("sum", f"How much in {window}, itself included.", of=of, window=window, includes_self=True)
-    for window in windows:
+    for window in windows[:2]:
         add("count", f"How many records in the {window} before.", window=window)
-    for window in ("3d", "14d")[: len(windows) - 1]:
+    for window in ("1d", "3d", "14d")[: len(windows)]:
         add("excess", f"How much was odd in the {window} before.", of=of, window=window)
-    add("since_last", "Seconds since the record before.")
     add("hour_deviation", "Hours from the entity's usual time of day.")
     categories = [feature["field"] for feature in features if feature["kind"] == "category"]
     for path in categories[:_MOST_FIRST_TIMES]:

@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from detector import ModelDirectory, StreamDefinition
+from tests.trainer import histories
 from tests.trainer.conftest import payments
 from trainer.commands import mount
 
@@ -300,3 +301,95 @@ def test_data_without_rows_or_without_normal_ones_says_so(payments_dir: Path, tm
 
     assert "no row is in it" in said[0]
     assert "0 normal records of 50 are left to fit on (50 are labelled anomalous)" in said[1]
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """A detector with history features, and the files that it came from."""
+
+    folder: Path
+    said: Result
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+
+@pytest.fixture(scope="module")
+def remembering(tmp_path_factory: pytest.TempPathFactory) -> Remembering:
+    folder, content = tmp_path_factory.mktemp("cards"), histories.rows(800)
+    (folder / "earlier").mkdir()
+    histories.write(folder / "earlier" / "1.jsonl", content[:100])
+    histories.write(folder / "earlier" / "2.jsonl", content[100:200])
+    histories.write(folder / "data.jsonl", content[200:])
+    (folder / "stream.toml").write_text(histories.STREAM.to_toml())
+    said = train(
+        folder / "data.jsonl", folder / "stream.toml", folder / "models", "--network", "pca",
+        "--history", folder / "earlier" / "1.jsonl", "--history", folder / "earlier" / "2.jsonl",
+    )  # fmt: skip
+    return Remembering(folder, said)
+
+
+def test_training_tells_which_records_were_history_alone_and_what_history_takes(remembering: Remembering) -> None:
+    said = remembering.said.stdout
+
+    assert remembering.said.exit_code == 0, remembering.said.stderr
+    assert re.search(r"replayed only\s+200\b", said)
+    assert re.search(r"longest window\s+2d\b", said)
+    assert re.search(r"rows read\s+800\s+from 3 file", said)
+
+
+def test_models_show_what_history_takes(remembering: Remembering) -> None:
+    table = offbeat("models", "show", "--models", remembering.models).stdout
+    content = json.loads(offbeat("models", "show", "--models", remembering.models, "--json").stdout)
+
+    assert re.search(r"history: longest window\s+2d\b", table)
+    assert re.search(r"records: replayed\s+200\b", table)
+    assert content["history"]["mode"] == "buckets"
+    assert content["history"]["bytes_per_entity"] > 0
+
+
+def test_scoring_and_features_take_earlier_files(remembering: Remembering, tmp_path: Path) -> None:
+    where = ("--models", remembering.models, "--input", remembering.folder / "data.jsonl")
+    earlier = ("--history", remembering.folder / "earlier")
+
+    scored = offbeat("score", *where, *earlier, "--output", tmp_path / "scores.parquet")
+    made = offbeat("features", *where, *earlier, "--output", tmp_path / "features.parquet")
+    bare = offbeat("features", *where, "--output", tmp_path / "bare.parquet")
+
+    assert [result.exit_code for result in (scored, made, bare)] == [0, 0, 0], scored.stderr + made.stderr
+    assert pq.read_metadata(tmp_path / "scores.parquet").num_rows == 600
+    tables = [pq.read_table(tmp_path / name) for name in ("features.parquet", "bare.parquet")]
+    assert [table["since_last"].null_count for table in tables] == [0, 7]  # seven cards
+    assert "600 rows, 0 of them no records" in made.stdout
+
+
+def test_features_need_no_model_where_a_definition_is_given(remembering: Remembering, tmp_path: Path) -> None:
+    stream = remembering.folder / "stream.toml"
+    data = remembering.folder / "data.jsonl"
+
+    result = offbeat("features", "--stream", stream, "--input", data, "--output", tmp_path / "out.csv")
+
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "out.csv").read_text().count("\n") == 601
+
+
+def test_data_too_short_for_their_windows_are_used_with_a_note(remembering: Remembering, tmp_path: Path) -> None:
+    data = histories.write(tmp_path / "short.jsonl", histories.rows(140))
+
+    result = train(data, remembering.folder / "stream.toml", tmp_path / "models", "--network", "pca",
+                   "--false-alarm-rate", 0.1)  # fmt: skip
+
+    assert result.exit_code == 0, result.stderr
+    assert "less than the longest window of history (2 days)" in result.stderr
+    assert "replayed only" not in result.stdout
+
+
+def test_earlier_files_are_refused_where_no_history_is_kept(trained: Trained, tmp_path: Path) -> None:
+    result = offbeat(
+        "score", "--models", trained.models, "--input", trained.data, "--output", tmp_path / "o.csv", "--history",
+        trained.data,
+    )  # fmt: skip
+
+    assert result.exit_code == 2
+    assert "has no features from history" in result.stderr

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from detector import Detector, StreamDefinition, TrainingDataError, records_of_matrix, stream_of_matrix
-from detector.encode import NumberEncoder
+from detector.encode import HistoryEncoder, NumberEncoder
 from detector.networks import INPUT_LIMIT
+from detector.stream import ThresholdSetting
 from tests.payments import DEFINITION, STREAM, decoded, message
+from tests.trainer import histories
 from trainer.evaluation import auroc
-from trainer.fitting import FitProgress, FitReport, FitSettings, fit_detector, split_by_time
+from trainer.fitting import FitProgress, FitReport, FitSettings, drawn, fit_detector, split_by_time
+from trainer.replay import remember
 
 QUICK = FitSettings(most_steps=200)
 DRAW = np.random.default_rng(0)
@@ -190,3 +194,66 @@ def test_hours_that_the_held_out_part_did_not_cover_score_like_the_others() -> N
     medians = [float(np.median(scores[hours == hour])) for hour in range(8, 20)]
     # 2.8 as measured; 5.6 with a scorer that learns from the held-out part alone.
     assert max(medians) / min(medians) < 4
+
+
+def remembered(n: int = 3000) -> tuple[Detector, FitReport]:
+    return fit_detector(
+        histories.decoded(histories.rows(n, step_minutes=5)), histories.STREAM, FitSettings(most_steps=150)
+    )
+
+
+def test_a_table_is_given_the_history_that_it_has_and_its_first_longest_window_is_not_fitted() -> None:
+    detector, report = remembered()
+
+    assert report.counts["replayed"] == 2 * 288  # two days, a record every five minutes
+    assert sum(report.counts.values()) == 3000
+    assert detector.history is not None
+    assert [encoder.name for encoder in detector.encoder.features if isinstance(encoder, HistoryEncoder)] == list(
+        detector.history.names
+    )
+
+
+def test_a_table_shorter_than_its_longest_window_is_fitted_whole() -> None:
+    records = histories.decoded(histories.rows(400, step_minutes=5))
+
+    report = fit_detector(records, histories.STREAM, FitSettings(network="pca"))[1]
+
+    assert report.counts["replayed"] == 0
+
+
+def test_an_entity_without_history_is_expected_and_calibration_sees_none_that_was_hidden() -> None:
+    records, history = remember(histories.decoded(histories.rows(3000, step_minutes=5)), histories.STREAM)
+    records = records.take(np.arange(600, 3000))  # none of them is the first of its card
+
+    threshold = ThresholdSetting(false_alarm_rate=0.01)
+    stream = histories.STREAM.model_copy(update={"threshold": threshold})
+    detector, report = fit_detector(records, stream, FitSettings(most_steps=300), history=history)
+
+    rates = [
+        encoder.state()[0]["missing_rate"] for encoder in detector.encoder.features if encoder.name in history.names
+    ]
+    assert all(0.02 < rate < 0.08 for rate in rates)  # 5% of 1,560 records; 5 standard deviations are 2.8%
+    calibration = records.take(split_by_time(records, 0).calibrate)
+    assert detector.score(calibration).tobytes() == report.calibration_scores.tobytes()
+    unknown = replace(calibration, history={name: np.full(len(calibration), np.nan) for name in history.names})
+    assert (detector.score(unknown) > detector.threshold.value).mean() < 0.5  # .29 as measured on so few
+    bare = fit_detector(records, stream, FitSettings(most_steps=300, no_history_share=0.0), history=history)[0]
+    assert (bare.score(unknown) > bare.threshold.value).mean() > 0.9
+
+
+def test_which_history_is_hidden_depends_on_the_record_and_the_seed_alone() -> None:
+    records, _ = remember(histories.decoded(histories.rows(1000)), histories.STREAM)
+    some = np.random.default_rng(0).permutation(1000)[:300]
+
+    whole, other_seed = drawn(records, FitSettings()), drawn(records, FitSettings(seed=1))
+
+    assert drawn(records.take(some), FitSettings()).tolist() == whole[some].tolist()
+    assert 0.02 < (whole < 0.05).mean() < 0.09
+    assert not np.array_equal(whole < 0.05, other_seed < 0.05)
+
+
+def test_records_with_a_history_need_what_computed_it() -> None:
+    records, _ = remember(histories.decoded(histories.rows(300)), histories.STREAM)
+
+    with pytest.raises(ValueError, match="a detector needs what computed them"):
+        fit_detector(records, histories.STREAM, QUICK)

@@ -62,6 +62,7 @@ def test_each_field_gets_the_role_that_it_plays() -> None:
         ("number", "balance"),
         ("category", "shop_kind"),
         ("time", "created_at"),
+        ("number", "amount"),  # once more, as logarithm
     ]
 
 
@@ -288,7 +289,7 @@ def test_real_transactions_are_understood() -> None:
     assert stream.time.field == "TX_DATETIME"
     assert stream.label is not None
     assert stream.label.field == "TX_FRAUD"
-    assert [feature.field for feature in stream.field_features] == ["TX_AMOUNT", "TX_DATETIME"]
+    assert [feature.field for feature in stream.field_features] == ["TX_AMOUNT", "TX_DATETIME", "TX_AMOUNT"]
     assert "leaks TX_FRAUD" in proposal.left_out["TX_FRAUD_SCENARIO"]
 
 
@@ -319,11 +320,24 @@ def test_an_entity_a_time_and_an_amount_get_features_from_history() -> None:
     proposed = {(feature.statistic, feature.of, feature.window) for feature in stream.history_features}
     assert {
         ("robust_ratio", "amount", "all"), ("robust_z", "amount", "all"), ("z", "amount", "7d"),
-        ("sum", "amount", "1d"), ("count", None, "1d"), ("count", None, "7d"), ("excess", "amount", "3d"),
-        ("since_last", None, "all"), ("hour_deviation", None, "all"), ("first_time", "shop_kind", "all"),
+        ("sum", "amount", "1d"), ("count", None, "1d"), ("count", None, "7d"), ("excess", "amount", "1d"),
+        ("excess", "amount", "3d"), ("hour_deviation", None, "all"), ("first_time", "shop_kind", "all"),
     } <= proposed  # fmt: skip
     assert len(proposed) <= 20
-    assert [feature.required for feature in stream.field_features if feature.field == "amount"] == [True]
+    assert [feature.required for feature in stream.field_features if feature.field == "amount"] == [True, True]
+
+
+def test_the_amount_is_a_feature_as_it_is_and_as_logarithm_where_there_is_history() -> None:
+    proposal = proposal_of(payments())
+    alone = proposal_of({name: column for name, column in payments().items() if name != "customer_id"})
+
+    def of_the_amount(proposal: Proposal) -> list[tuple[str, bool]]:
+        numbers = [feature for feature in proposal.stream.feature if isinstance(feature, NumberFeature)]
+        return [(feature.label, feature.log) for feature in numbers if feature.field == "amount"]
+
+    assert of_the_amount(proposal) == [("amount", False), ("amount.log", True)]
+    assert of_the_amount(alone) == [("amount", False)]
+    assert StreamDefinition.from_toml(proposal.to_toml()) == proposal.stream
 
 
 def test_each_history_feature_has_its_reason_above_it() -> None:

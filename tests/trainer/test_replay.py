@@ -18,7 +18,7 @@ Minutes = st.lists(st.one_of(st.none(), st.integers(0, 12)), max_size=9)
 
 
 def ids_of(stretches: list[Stretch]) -> list[str]:
-    return [name for stretch in stretches for name in stretch.records.ids or ()]
+    return [name for stretch in stretches if stretch.records.ids is not None for name in stretch.records.ids]
 
 
 @given(files=st.lists(Minutes, min_size=1, max_size=4), chunk_records=st.integers(1, 10))

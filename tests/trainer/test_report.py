@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from detector import Detector, StreamDefinition
+from tests.trainer import histories
 from tests.trainer.conftest import STREAM_TOML
 from trainer.datasets import RejectExample
 from trainer.fitting import FitReport, FitSettings, fit_detector
 from trainer.loading import Dataset, load
-from trainer.report import quality_rows, record_rows, render
+from trainer.report import history_rows, quality_rows, record_rows, render
 
 Fit = tuple[Detector, FitReport, Dataset]
 
@@ -111,3 +112,40 @@ def test_a_fit_without_a_test_span_says_why_it_has_none(labelled: Fit) -> None:
     remarks = [row.remark for each in (report, untested) for row in record_rows(each, dataset) if "test" in row.name]
 
     assert remarks == ["the newest records, known anomalies included", "no record is labelled anomalous"]
+
+
+@pytest.fixture(scope="module")
+def remembering(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    folder, content = tmp_path_factory.mktemp("cards"), histories.rows(700)
+    earlier = histories.write(folder / "1.jsonl", content[:100])
+    dataset = load([histories.write(folder / "2.jsonl", [*content[100:], "oops"])], histories.STREAM, earlier=[earlier])
+    settings = FitSettings(network="pca")
+    return (*fit_detector(dataset.records, histories.STREAM, settings, history=dataset.history), dataset)
+
+
+def test_records_that_are_history_alone_have_their_line(remembering: Fit) -> None:
+    _, report, dataset = remembering
+
+    rows = {row.name: int(row.value.replace(",", "")) for row in record_rows(report, dataset)}
+
+    assert rows["replayed only"] == 144  # 100 of the earlier file and the rest of the first two days
+    assert rows.pop("rows read") == 701
+    assert sum(rows.values()) == 701
+
+
+def test_what_history_takes_is_said(remembering: Fit) -> None:
+    detector = remembering[0]
+    assert detector.history is not None
+
+    rows = {row.name: row.value for row in history_rows(detector)}
+    page = render(*remembering).decode()
+
+    assert rows["longest window"] == "2d"
+    assert rows["memory of an entity"] == f"{detector.history.row_bytes} bytes"
+    assert rows["mode"] == "buckets"
+    assert "<h2>History</h2>" in page
+
+
+def test_a_detector_without_history_says_nothing_of_it(labelled: Fit) -> None:
+    assert history_rows(labelled[0]) == []
+    assert "<h2>History</h2>" not in render(*labelled).decode()

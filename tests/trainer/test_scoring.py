@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from detector import Detector, StreamDefinition
+from tests.trainer import histories
 from tests.trainer.conftest import STREAM_TOML, payments
 from trainer.datasets import find_files, read_chunks
 from trainer.errors import DataFileError, OutputError
@@ -180,3 +181,53 @@ def test_an_output_of_unknown_format_is_refused(tmp_path: Path, detector: Detect
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, detector: Detector) -> None:
     with pytest.raises(OutputError, match=r"nowhere/out\.csv: cannot be written"):
         score_files(detector, [write(tmp_path, payments(5))], tmp_path / "nowhere" / "out.csv")
+
+
+@pytest.fixture(scope="module")
+def remembering(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    file = histories.write(tmp_path_factory.mktemp("cards") / "x.jsonl", histories.rows(600))
+    dataset = load([file], histories.STREAM)
+    return fit_detector(dataset.records, histories.STREAM, FitSettings(network="pca"), history=dataset.history)[0]
+
+
+def test_overlapping_files_are_scored_as_a_worker_would_that_read_them_merged_by_time(
+    tmp_path: Path, remembering: Detector
+) -> None:
+    content = histories.rows(300)
+    earlier = histories.write(tmp_path / "0.jsonl", content[:100])
+    parts = [content[100:][part::3] for part in range(3)]
+    files = [histories.write(tmp_path / f"{number}.jsonl", part) for number, part in enumerate(parts, start=1)]
+    assert remembering.history is not None
+    state = remembering.history.new_state()
+    expected = {}
+    for each in content:  # one record a batch
+        verdicts, (changes,) = remembering.judge(histories.decoded([each]), [state])
+        state.apply(changes)
+        expected[each["id"]] = verdicts.scores[0]
+
+    score_files(remembering, files, tmp_path / "out.parquet", earlier=[earlier])
+
+    written = read(tmp_path / "out.parquet")
+    assert [line["id"] for line in written] == [each["id"] for part in parts for each in part]
+    assert [line["score"] for line in written] == [expected[line["id"]] for line in written]
+
+
+def test_earlier_files_change_the_scores_of_what_follows(tmp_path: Path, remembering: Detector) -> None:
+    content = histories.rows(200)
+    earlier = histories.write(tmp_path / "0.jsonl", content[:150])
+    file = histories.write(tmp_path / "1.jsonl", content[150:])
+
+    score_files(remembering, [file], tmp_path / "with.parquet", earlier=[earlier])
+    score_files(remembering, [file], tmp_path / "without.parquet")
+
+    scores = [pq.read_table(tmp_path / name)["score"].to_numpy() for name in ("with.parquet", "without.parquet")]
+    assert len(scores[0]) == len(scores[1]) == 50
+    assert (scores[0] != scores[1]).any()
+
+
+def test_an_earlier_file_is_never_written_over(tmp_path: Path, remembering: Detector) -> None:
+    earlier = histories.write(tmp_path / "0.jsonl", histories.rows(5))
+    file = histories.write(tmp_path / "1.jsonl", histories.rows(5, first=5))
+
+    with pytest.raises(OutputError, match="is one of the inputs"):
+        score_files(remembering, [file], earlier, earlier=[earlier])
