@@ -169,7 +169,8 @@ class PartitionHistory:
         for block in blocks:
             found = unpack_block(self.history, block.content)
             state.put(found.keys, found.rows, found.logs)
-            stamps.append((state.find(found.keys), block.offset))
+            places = state.find(found.keys)
+            stamps.append((places[places >= 0], block.offset))  # what was more than may be remembered is gone
         self._stamps = np.full(max(int(places.max(initial=-1)) + 1 for places, _ in stamps), -1, np.int64)
         for places, offset in stamps:
             self._stamps[places] = offset
