@@ -89,7 +89,7 @@ class BrokerStage(Stage):
 
     def source(self, *topics: str, group: str, **settings: Any) -> KafkaSource:
         defaults = {
-            "poll_timeout_s": 0.2,
+            "poll_timeout_s": 0.5,  # a join that does not end within one poll begins again with the next
             "session_timeout_s": 3.0,
             "heartbeat_interval_s": 0.1,
             "max_poll_interval_s": 30.0,
