@@ -142,7 +142,7 @@ def blocks(history: History, entities: int) -> dict[str, Any]:
         written, written_wall = time.process_time() - began, time.perf_counter() - began_wall
         publisher.close()
         restored = PartitionHistory(
-            _Remembering(history), partition, logs, begin=None, state_topic=STATE, warm_up_s=0,
+            _Remembering(history), partition, logs, begin=None, state_topic=STATE, rotation_s=ROTATION_S, warm_up_s=0,
             monotonic_s=time.monotonic,
         )  # fmt: skip
         began_wall = time.perf_counter()

@@ -399,7 +399,9 @@ class History:
         layout, exact = self.layout, self.stream.history.mode == "exact"
         keys, entities = _entities(records)
         places = state.find(keys)
-        rows, logs = state.rows(places), state.logs(places)
+        # At least two rows: of one or none, numpy calls the columns contiguous, and the fold is compiled once more.
+        at_least_two = np.concatenate([places, np.full(max(2 - len(places), 0), -1)])
+        rows, logs = state.rows(at_least_two), state.logs(at_least_two)
         if state.base is not None:
             _begin_with(state.base, keys, np.flatnonzero(places < 0), rows, logs)
             beyond = _beyond(state.base, records, keys, entities)
@@ -417,7 +419,7 @@ class History:
         if times is None:
             raise ValueError(f"records of stream {self.stream.name!r} have no event time, and history needs one")
         out = np.empty((n, len(layout.names)))
-        work = _Windows.of(logs, entities, layout) if exact else _Windows.none(len(keys), layout)
+        work = _Windows.of(logs, entities, layout) if exact else _Windows.none(len(rows), layout)
         fold(
             layout.priors, layout.widths, layout.channels, layout.bitmaps, layout.running, layout.robust, layout.blooms,
             layout.features, exact, self.stream.history.max_age_us, self.stream.history.clip,
@@ -425,14 +427,18 @@ class History:
             rows["last_us"], rows["running"], rows["robust"], rows["buckets"], rows["hour"], rows["bitmaps"],
             rows["blooms"], work.first, work.end, work.times_us, work.numbers, work.excess, work.values, out,
         )  # fmt: skip
+        kept = np.arange(len(keys))
         if joins is not None:  # who only looked is not remembered for it
-            kept = np.flatnonzero(rows["last_us"] != NEVER)
-            keys, places = [keys[place] for place in kept.tolist()], places[kept]
-            before, rows = before[kept], rows[kept]
-        else:
-            kept = np.arange(len(keys))
-        kept_logs = [work.log(place) for place in kept.tolist()] if exact else []
-        changes = HistoryChanges(keys, places, before, rows, kept_logs, state.revision)
+            kept = kept[rows["last_us"][: len(keys)] != NEVER]
+        part: Any = slice(len(keys)) if len(kept) == len(keys) else kept
+        changes = HistoryChanges(
+            keys=[keys[place] for place in kept.tolist()],
+            places=places[part],
+            before=before[part],
+            rows=rows[part],
+            logs=[work.log(place) for place in kept.tolist()] if exact else [],
+            base=state.revision,
+        )
         return {name: np.ascontiguousarray(out[:, column]) for column, name in enumerate(layout.names)}, changes
 
     def fold_all(

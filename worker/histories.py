@@ -26,7 +26,6 @@ from worker.status import Restoring
 logger = logging.getLogger(__name__)
 
 _SLICE_BUSY_S, _SLICE_IDLE_S = 0.2, 1.0
-_MOST_BLOCKS_AT_ONCE = 64
 _SHOW_EVERY_S = 5.0
 _WINDOWLESS_WARM_UP_S = 30 * 86_400.0
 
@@ -78,8 +77,6 @@ class Histories:
         self._runs = runs
         self._partitions: dict[Partition, PartitionHistory] = {}
         self._generations: dict[Partition, int] = {}
-        self._written_s: dict[Partition, float] = {}
-        self._debt: dict[Partition, float] = {}
         self._write_again_s = 0.0
         self._evictions = 0
         self._moved: set[str] = set()  # topics that were warned of
@@ -103,7 +100,8 @@ class Histories:
                 continue
             self._partitions[partition] = PartitionHistory(
                 self.detector, partition, self._broker, begin=self._begin, state_topic=self._state_topic,
-                warm_up_s=self.warm_up_s, monotonic_s=self._clock.monotonic_s,
+                rotation_s=self._settings.state.rotation_s, warm_up_s=self.warm_up_s,
+                monotonic_s=self._clock.monotonic_s,
             )  # fmt: skip
 
     def _drop(self, partition: Partition) -> None:
@@ -219,7 +217,7 @@ class Histories:
     def adopt(self, former: Histories) -> None:
         """Carry on with the states of a detector that remembers the same."""
         self._partitions, self._generations = former._partitions, former._generations
-        self._written_s, self._debt, self._moved = former._written_s, former._debt, former._moved
+        self._moved = former._moved
         for history in self._partitions.values():
             history.serve(self.detector)
 
@@ -239,12 +237,12 @@ class Histories:
             if history is None or not history.is_at(offset):
                 continue
             blocks = count_blocks(self.detector.history, history.state)
-            new, turn = self._due(partition, history, blocks, now_s)
+            due = history.rotation.due(blocks, now_s)
             try:
                 messages = [
                     block_message(topic, self.detector.history, history.state, partition, history.lineage, number,
                                   offset=offset, blocks=blocks)
-                    for number in sorted({*new, *turn})
+                    for number in due
                 ]  # fmt: skip
                 fitting = [message for message in messages if message.size_bytes <= self._settings.max_message_bytes]
                 self._publisher.publish(fitting)
@@ -253,7 +251,7 @@ class Histories:
                 return
             if len(fitting) < len(messages):
                 self._tell_too_large(partition, len(messages) - len(fitting))
-            history.written += len(new)
+            history.rotation.wrote(due)
             self._metrics.state_blocks.inc(len(fitting))
 
     def _could_not_write(self, partition: Partition, error: Exception, took_s: float) -> None:
@@ -276,20 +274,6 @@ class Histories:
                 "replays the input: raise it here and on the state topic, or use history.mode = buckets. partition=%s",
                 blocks, self._settings.max_message_bytes, partition,
             )  # fmt: skip
-
-    def _due(
-        self, partition: Partition, history: PartitionHistory, blocks: int, now_s: float
-    ) -> tuple[list[int], list[int]]:
-        """Which blocks to write now: those never written, and as many others as keep the rotation going."""
-        new = list(range(history.written, blocks))[:_MOST_BLOCKS_AT_ONCE]
-        since_s = now_s - self._written_s.get(partition, now_s)
-        self._written_s[partition] = now_s
-        debt = self._debt.get(partition, 0.0) + history.written * since_s / self._settings.state.rotation_s
-        count = max(min(int(debt), _MOST_BLOCKS_AT_ONCE - len(new), history.written), 0)
-        self._debt[partition] = min(debt - count, float(blocks))
-        turn = [(history.cursor + step) % history.written for step in range(count)]
-        history.cursor = (history.cursor + count) % max(history.written, 1)
-        return new, turn
 
     def show(self) -> None:
         """Bring the metrics up to date."""

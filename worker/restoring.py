@@ -13,7 +13,7 @@ from detector import Detector, History, HistoryMismatch, HistoryState, Records, 
 from detector.history import bounded_key
 from transport import BrokerUnavailable, Partition, RangeReader
 from worker.broker import Broker
-from worker.state_topic import SIDES, Lineage, StoredBlock, stored_blocks
+from worker.state_topic import SIDES, Lineage, Rotation, StoredBlock, stored_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +33,12 @@ class PartitionHistory:
         history: What is remembered.
         state: The entities.
         offset: Everything before this offset is in the state and nothing behind it; None while restoring.
-        cursor: The block that is written next, of those in rotation.
-        written: Blocks that were written at least once since the partition is ours.
+        rotation: Which of its blocks are written next.
     """
 
     def __init__(
         self, detector: Detector, partition: Partition, broker: Broker, *, begin: HistoryState | None,
-        state_topic: str | None, warm_up_s: float, monotonic_s: Callable[[], float],
+        state_topic: str | None, rotation_s: float, warm_up_s: float, monotonic_s: Callable[[], float],
     ) -> None:  # fmt: skip
         if detector.history is None:
             raise ValueError(f"detector {detector.name!r} remembers nothing of entities")
@@ -47,8 +46,7 @@ class PartitionHistory:
         self.state: HistoryState = self.history.new_state(base=begin)
         self._begin = begin
         self.offset: int | None = None
-        self.cursor = 0
-        self.written = 0
+        self.rotation = Rotation(rotation_s)
         self._detector = detector
         self._partition = partition
         self._broker = broker
@@ -246,4 +244,5 @@ class PartitionHistory:
 
     def _remember(self, records: Records) -> None:
         _, changes = self.history.fold(self.state, records)
-        self.state.apply(changes)
+        for place, *_ in self.state.apply(changes).evicted:  # whoever stands there next comes from no block
+            self._stamps[place : place + 1] = -1

@@ -12,13 +12,15 @@ until the new one is, and what a former owner still writes late falls on its own
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from detector import History, HistoryState, pack_block
 from transport import Batch, OutgoingMessage, Partition
 
 SIDES = ("a", "b")
+
+_MOST_AT_ONCE = 64  # blocks, so that writing them never holds up the loop for long
 
 _FINGERPRINT, _IDENTITY, _LINEAGE = "offbeat.fingerprint", "offbeat.topic_id", "offbeat.lineage"
 _OFFSET, _BLOCKS = "offbeat.offset", "offbeat.blocks"
@@ -58,6 +60,32 @@ class StoredBlock:
     offset: int
     fingerprint: str
     content: bytes
+
+
+class Rotation:
+    """Which blocks of a partition to write next: those never written first, and every block once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._written = 0  # blocks that were written at least once
+        self._cursor = 0  # the next of these to be written again
+        self._debt = 0.0  # blocks that should have been written again by now
+        self._looked_s: float | None = None
+
+    def due(self, blocks: int, now_s: float) -> list[int]:
+        """Numbers of the blocks to write now, ascending; those never written stay due until `wrote` is told."""
+        new = range(self._written, blocks)[:_MOST_AT_ONCE]
+        self._debt += self._written * (now_s - (now_s if self._looked_s is None else self._looked_s)) / self._seconds
+        self._looked_s = now_s
+        count = min(int(self._debt), _MOST_AT_ONCE - len(new), self._written)
+        self._debt = min(self._debt - count, float(blocks))
+        again = {(self._cursor + step) % self._written for step in range(count)}
+        self._cursor = (self._cursor + count) % max(self._written, 1)
+        return sorted({*new, *again})
+
+    def wrote(self, numbers: Sequence[int]) -> None:
+        """Take note of blocks that were due and are written."""
+        self._written = max([self._written, *(number + 1 for number in numbers)])
 
 
 def block_message(

@@ -25,6 +25,7 @@ from detector import (
     pack_block,
     unpack_block,
 )
+from detector.history_fold import fold
 from detector.history_layout import SLOTS, Prior
 from tests.payments import HISTORY_STREAM, decoded, message
 
@@ -1024,3 +1025,17 @@ def test_changes_of_nothing_can_be_applied_and_taken_back() -> None:
     state.take_back(state.apply(changes))
 
     assert len(state) == 0
+
+
+def test_the_fold_is_compiled_once_for_batches_of_many_entities_of_one_and_of_none() -> None:
+    records = decoded([message(number) for number in range(40)], HISTORY_STREAM)
+    history = History.fit(HISTORY_STREAM, records)
+    assert history is not None
+    state = history.new_state()
+    history.fold(state, records)
+    compiled = list(getattr(fold, "signatures", ()))  # none where the compiler is switched off
+
+    for rows in (np.array([3]), np.arange(0, dtype=np.int64)):
+        history.fold(state, records.take(rows))
+
+    assert list(getattr(fold, "signatures", ())) == compiled

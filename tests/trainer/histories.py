@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,12 +56,6 @@ def row(number: int, minute: int, **changes: Any) -> dict[str, Any]:
 def rows(n: int, step_minutes: int = 20, first: int = 0) -> list[dict[str, Any]]:
     """Payments in regular steps."""
     return [row(number, number * step_minutes) for number in range(first, first + n)]
-
-
-def write(path: Path, content: Sequence[dict[str, Any] | str]) -> Path:
-    """Rows, or lines that are none, as a JSONL file."""
-    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in content))
-    return path
 
 
 def decoded(content: Sequence[dict[str, Any]], stream: StreamDefinition = STREAM) -> Records:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from detector import ModelDirectory, StreamDefinition
 from tests.trainer import histories
 from tests.trainer.conftest import payments
+from tests.trainer.payments import write_jsonl
 from trainer.commands import mount
 
 
@@ -319,9 +320,9 @@ class Remembering:
 def remembering(tmp_path_factory: pytest.TempPathFactory) -> Remembering:
     folder, content = tmp_path_factory.mktemp("cards"), histories.rows(800)
     (folder / "earlier").mkdir()
-    histories.write(folder / "earlier" / "1.jsonl", content[:100])
-    histories.write(folder / "earlier" / "2.jsonl", content[100:200])
-    histories.write(folder / "data.jsonl", content[200:])
+    write_jsonl(folder / "earlier" / "1.jsonl", content[:100])
+    write_jsonl(folder / "earlier" / "2.jsonl", content[100:200])
+    write_jsonl(folder / "data.jsonl", content[200:])
     (folder / "stream.toml").write_text(histories.STREAM.to_toml())
     said = train(
         folder / "data.jsonl", folder / "stream.toml", folder / "models", "--network", "pca",
@@ -375,7 +376,7 @@ def test_features_need_no_model_where_a_definition_is_given(remembering: Remembe
 
 
 def test_data_too_short_for_their_windows_are_used_with_a_note(remembering: Remembering, tmp_path: Path) -> None:
-    data = histories.write(tmp_path / "short.jsonl", histories.rows(140))
+    data = write_jsonl(tmp_path / "short.jsonl", histories.rows(140))
 
     result = train(data, remembering.folder / "stream.toml", tmp_path / "models", "--network", "pca",
                    "--false-alarm-rate", 0.1)  # fmt: skip

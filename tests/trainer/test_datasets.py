@@ -14,35 +14,9 @@ import pytest
 from detector import RejectReason, StreamDefinition
 from detector.decode import Decoder
 from detector.records import Records
+from tests.trainer.payments import PAYMENTS, ROWS, write_jsonl
 from trainer.datasets import Chunk, find_files, read_chunks
 from trainer.errors import DataFileError
-
-PAYMENTS = StreamDefinition.from_toml("""
-name = "payments"
-id = "id"
-key = "card"
-[time]
-field = "at"
-[label]
-field = "fraud"
-[[feature]]
-kind = "number"
-field = "amount"
-[[feature]]
-kind = "category"
-field = "shop.kind"
-""")
-
-ROWS: list[dict[str, Any]] = [
-    {"id": "a", "card": 1, "at": "2024-05-01T10:00:00", "fraud": 0, "amount": 5.5, "shop": {"kind": "food"}},
-    {"id": "b", "card": 2, "at": "2024-05-01T11:00:00", "fraud": 1, "amount": None, "shop": {"kind": None}},
-    {"id": "c", "card": 1, "at": "2024-05-01T12:00:00", "fraud": 0, "amount": 7.25, "shop": {"kind": "fuel"}},
-]
-
-
-def write_jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
-    return path
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:

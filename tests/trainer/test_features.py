@@ -14,7 +14,8 @@ import pytest
 
 from detector import History, StreamDefinition
 from detector.stream import HistoryFeature
-from tests.trainer.histories import STREAM, decoded, features_of, rows, write
+from tests.trainer.histories import STREAM, decoded, features_of, rows
+from tests.trainer.payments import write_jsonl
 from trainer.errors import DataFileError
 from trainer.features import feature_files, hidden_features
 
@@ -27,7 +28,7 @@ def changed(**changes: Any) -> StreamDefinition:
 
 def test_every_row_has_its_features_or_the_reason_why_not(tmp_path: Path) -> None:
     content = rows(120)
-    file = write(tmp_path / "x.jsonl", [*content[:10], "oops", *content[10:]])
+    file = write_jsonl(tmp_path / "x.jsonl", [*content[:10], "oops", *content[10:]])
 
     summary = feature_files(STREAM, None, [file], tmp_path / "out.parquet")
 
@@ -46,7 +47,7 @@ def test_every_row_has_its_features_or_the_reason_why_not(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_every_format_holds_the_same_numbers(tmp_path: Path, suffix: str) -> None:
-    file = write(tmp_path / "x.jsonl", rows(60))
+    file = write_jsonl(tmp_path / "x.jsonl", rows(60))
     feature_files(STREAM, None, [file], tmp_path / "reference.parquet")
 
     feature_files(STREAM, None, [file], tmp_path / f"out.{suffix}")
@@ -63,7 +64,7 @@ def test_every_format_holds_the_same_numbers(tmp_path: Path, suffix: str) -> Non
 def test_a_fitted_history_and_earlier_files_give_what_the_whole_stream_gives(tmp_path: Path) -> None:
     content = rows(200)
     history = History.fit(STREAM, decoded(content[:50]))
-    earlier, file = write(tmp_path / "0.jsonl", content[:150]), write(tmp_path / "1.jsonl", content[150:])
+    earlier, file = write_jsonl(tmp_path / "0.jsonl", content[:150]), write_jsonl(tmp_path / "1.jsonl", content[150:])
 
     feature_files(STREAM, history, [file], tmp_path / "out.parquet", earlier=[earlier])
 
@@ -76,7 +77,7 @@ def test_a_fitted_history_and_earlier_files_give_what_the_whole_stream_gives(tmp
 def test_what_is_sensitive_is_not_written_nor_what_was_made_of_it(tmp_path: Path) -> None:
     stream = changed(sensitive=["amount", "card"])
 
-    feature_files(stream, None, [write(tmp_path / "x.jsonl", rows(40))], tmp_path / "out.parquet")
+    feature_files(stream, None, [write_jsonl(tmp_path / "x.jsonl", rows(40))], tmp_path / "out.parquet")
 
     written = pq.read_table(tmp_path / "out.parquet").column_names
     assert written == ["id", "at", "count.1d", "since_last", "reason"]
@@ -87,7 +88,7 @@ def test_a_stream_without_history_features_is_refused(tmp_path: Path) -> None:
     stream = STREAM.model_copy(update={"feature": STREAM.field_features})
 
     with pytest.raises(DataFileError, match="no history feature that may be shown"):
-        feature_files(stream, None, [write(tmp_path / "x.jsonl", rows(5))], tmp_path / "out.parquet")
+        feature_files(stream, None, [write_jsonl(tmp_path / "x.jsonl", rows(5))], tmp_path / "out.parquet")
 
 
 def test_names_that_meet_are_told_apart(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_names_that_meet_are_told_apart(tmp_path: Path) -> None:
     ]
 
     feature_files(
-        STREAM.model_copy(update={"feature": tuple(named)}), None, [write(tmp_path / "x.jsonl", rows(40))],
+        STREAM.model_copy(update={"feature": tuple(named)}), None, [write_jsonl(tmp_path / "x.jsonl", rows(40))],
         tmp_path / "out.parquet",
     )  # fmt: skip
 

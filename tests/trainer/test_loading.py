@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector import Records, RejectReason, StreamDefinition
-from tests.trainer.histories import STREAM, decoded, features_of, row, rows, write
+from detector import Records, RejectReason
+from tests.trainer.histories import STREAM, decoded, features_of, row, rows
+from tests.trainer.payments import PAYMENTS, ROWS, write_jsonl
 from trainer.errors import DataFileError
 from trainer.loading import Dataset, UniformSample, bytes_per_record, load
-
-PAYMENTS = StreamDefinition.from_toml("""
-name = "payments"
-id = "id"
-key = "card"
-[time]
-field = "at"
-[label]
-field = "fraud"
-[[feature]]
-kind = "number"
-field = "amount"
-[[feature]]
-kind = "category"
-field = "shop.kind"
-""")
-
-ROWS: list[dict[str, Any]] = [
-    {"id": "a", "card": 1, "at": "2024-05-01T10:00:00", "fraud": 0, "amount": 5.5, "shop": {"kind": "food"}},
-    {"id": "b", "card": 2, "at": "2024-05-01T11:00:00", "fraud": 1, "amount": None, "shop": {"kind": None}},
-    {"id": "c", "card": 1, "at": "2024-05-01T12:00:00", "fraud": 0, "amount": 7.25, "shop": {"kind": "fuel"}},
-]
-
-
-def write_jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
-    return path
 
 
 def load_ids(path: Path, most: int, seed: int = 0) -> list[str]:
@@ -161,7 +133,7 @@ def ids_of(dataset: Dataset) -> list[str]:
 def test_the_first_longest_window_is_history_alone_and_counted(tmp_path: Path) -> None:
     content = rows(300)  # 72 a day
 
-    dataset = load([write(tmp_path / "x.jsonl", content)], STREAM)
+    dataset = load([write_jsonl(tmp_path / "x.jsonl", content)], STREAM)
 
     assert dataset.replayed == 144  # the longest window is two days
     assert ids_of(dataset) == [each["id"] for each in content[144:]]
@@ -171,7 +143,7 @@ def test_the_first_longest_window_is_history_alone_and_counted(tmp_path: Path) -
 def test_data_shorter_than_the_longest_window_are_used_whole_and_said_to_be_short(tmp_path: Path) -> None:
     content = rows(144)
 
-    dataset = load([write(tmp_path / "x.jsonl", content)], STREAM)
+    dataset = load([write_jsonl(tmp_path / "x.jsonl", content)], STREAM)
 
     assert ids_of(dataset) == [each["id"] for each in content]
     assert (dataset.replayed, dataset.is_short) == (0, True)
@@ -179,9 +151,9 @@ def test_data_shorter_than_the_longest_window_are_used_whole_and_said_to_be_shor
 
 def test_earlier_files_are_history_alone_and_fill_the_first_window(tmp_path: Path) -> None:
     content = rows(300)
-    earlier = [write(tmp_path / "1.jsonl", content[:90]), write(tmp_path / "2.jsonl", content[90:180])]
+    earlier = [write_jsonl(tmp_path / "1.jsonl", content[:90]), write_jsonl(tmp_path / "2.jsonl", content[90:180])]
 
-    dataset = load([write(tmp_path / "3.jsonl", content[180:])], STREAM, earlier=earlier)
+    dataset = load([write_jsonl(tmp_path / "3.jsonl", content[180:])], STREAM, earlier=earlier)
 
     expected = features_of(content)
     assert ids_of(dataset) == [each["id"] for each in content[180:]]
@@ -192,7 +164,7 @@ def test_earlier_files_are_history_alone_and_fill_the_first_window(tmp_path: Pat
 
 def test_what_the_sample_leaves_out_and_what_is_labelled_is_history_as_well(tmp_path: Path) -> None:
     content = [row(number, 20 * number, fraud=int(number % 9 == 0)) for number in range(400)]
-    file = write(tmp_path / "x.jsonl", content)
+    file = write_jsonl(tmp_path / "x.jsonl", content)
 
     dataset = load([file], STREAM, max_records=50)
 
@@ -205,7 +177,7 @@ def test_what_the_sample_leaves_out_and_what_is_labelled_is_history_as_well(tmp_
 
 def test_the_state_at_the_end_goes_on_where_the_files_ended(tmp_path: Path) -> None:
     content = rows(300)
-    dataset = load([write(tmp_path / "x.jsonl", content[:250])], STREAM)
+    dataset = load([write_jsonl(tmp_path / "x.jsonl", content[:250])], STREAM)
     assert dataset.history is not None
     assert dataset.state is not None
 
@@ -217,7 +189,7 @@ def test_the_state_at_the_end_goes_on_where_the_files_ended(tmp_path: Path) -> N
 
 
 def test_data_whose_every_record_is_in_the_earlier_files_say_so(tmp_path: Path) -> None:
-    earlier, data = write(tmp_path / "1.jsonl", rows(50)), write(tmp_path / "2.jsonl", ["oops"])
+    earlier, data = write_jsonl(tmp_path / "1.jsonl", rows(50)), write_jsonl(tmp_path / "2.jsonl", ["oops"])
 
     with pytest.raises(DataFileError, match="all 50 records are in the files given as history"):
         load([data], STREAM, earlier=[earlier])

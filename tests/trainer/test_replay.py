@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trainer.histories import STREAM, decoded, features_of, row, rows, write
+from tests.trainer.histories import STREAM, decoded, features_of, row, rows
+from tests.trainer.payments import write_jsonl
 from trainer.errors import DataFileError
 from trainer.replay import Stretch, merged, read_with_history, remember
 
@@ -32,7 +33,7 @@ def test_files_are_one_stream_in_order_of_time_and_each_keeps_its_own_order(
         for source, minutes in enumerate(files):
             names = [f"{source}-{position}" for position in range(len(minutes))]
             content = ["oops" if m is None else row(0, m, id=i) for i, m in zip(names, minutes, strict=True)]
-            paths.append(write(Path(folder) / f"{source}.jsonl", content))
+            paths.append(write_jsonl(Path(folder) / f"{source}.jsonl", content))
             newest = -1
             for position, minute in enumerate(minutes):
                 if minute is not None:
@@ -49,7 +50,7 @@ def test_files_are_one_stream_in_order_of_time_and_each_keeps_its_own_order(
 
 
 def test_files_that_follow_one_another_are_not_in_memory_together(tmp_path: Path) -> None:
-    files = [write(tmp_path / f"{day}.jsonl", rows(40, first=40 * day)) for day in range(6)]
+    files = [write_jsonl(tmp_path / f"{day}.jsonl", rows(40, first=40 * day)) for day in range(6)]
 
     stretches = list(merged(files, STREAM, chunk_records=10))
 
@@ -60,8 +61,8 @@ def test_files_that_follow_one_another_are_not_in_memory_together(tmp_path: Path
 def test_overlapping_files_come_back_one_after_the_other_with_the_history_of_all(tmp_path: Path) -> None:
     content = rows(300)
     before, parts = content[:60], [content[60 + part :: 3] for part in range(3)]
-    earlier = [write(tmp_path / "earlier.jsonl", before[1::2]), write(tmp_path / "more.jsonl", before[::2])]
-    files = [write(tmp_path / f"{number}.jsonl", ["oops", *part]) for number, part in enumerate(parts)]
+    earlier = [write_jsonl(tmp_path / "earlier.jsonl", before[1::2]), write_jsonl(tmp_path / "more.jsonl", before[::2])]
+    files = [write_jsonl(tmp_path / f"{number}.jsonl", ["oops", *part]) for number, part in enumerate(parts)]
 
     chunks = list(read_with_history(files, STREAM, earlier=earlier))
 
@@ -78,14 +79,14 @@ def test_overlapping_files_come_back_one_after_the_other_with_the_history_of_all
 def test_a_record_without_a_key_has_no_history(tmp_path: Path) -> None:
     content = [*rows(50), row(50, 2000, card=None), row(51, 2001, card="c3")]
 
-    (chunk,) = read_with_history([write(tmp_path / "x.jsonl", content)], STREAM)
+    (chunk,) = read_with_history([write_jsonl(tmp_path / "x.jsonl", content)], STREAM)
 
     ends = {name: column[-2:].tolist() for name, column in chunk.records.history.items()}
     assert all(np.isnan(without) and not np.isnan(known) for without, known in ends.values())
 
 
 def test_earlier_files_are_refused_where_they_are_data_as_well_or_change_nothing(tmp_path: Path) -> None:
-    file = write(tmp_path / "x.jsonl", rows(5))
+    file = write_jsonl(tmp_path / "x.jsonl", rows(5))
     plain = STREAM.model_copy(update={"feature": STREAM.field_features})
 
     with pytest.raises(DataFileError, match=r"x\.jsonl: is among the data and among the earlier files"):
@@ -106,7 +107,7 @@ def test_a_table_is_remembered_in_order_of_time_whatever_its_own_order() -> None
 
 
 def test_files_without_a_record_are_read_to_their_end(tmp_path: Path) -> None:
-    files = [write(tmp_path / "a.jsonl", ["oops"] * 3), write(tmp_path / "b.jsonl", [])]
+    files = [write_jsonl(tmp_path / "a.jsonl", ["oops"] * 3), write_jsonl(tmp_path / "b.jsonl", [])]
 
     chunks = list(read_with_history(files, STREAM))
 

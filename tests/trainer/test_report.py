@@ -11,6 +11,7 @@ import pytest
 from detector import Detector, StreamDefinition
 from tests.trainer import histories
 from tests.trainer.conftest import STREAM_TOML
+from tests.trainer.payments import write_jsonl
 from trainer.datasets import RejectExample
 from trainer.fitting import FitReport, FitSettings, fit_detector
 from trainer.loading import Dataset, load
@@ -117,8 +118,8 @@ def test_a_fit_without_a_test_span_says_why_it_has_none(labelled: Fit) -> None:
 @pytest.fixture(scope="module")
 def remembering(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     folder, content = tmp_path_factory.mktemp("cards"), histories.rows(700)
-    earlier = histories.write(folder / "1.jsonl", content[:100])
-    dataset = load([histories.write(folder / "2.jsonl", [*content[100:], "oops"])], histories.STREAM, earlier=[earlier])
+    earlier = write_jsonl(folder / "1.jsonl", content[:100])
+    dataset = load([write_jsonl(folder / "2.jsonl", [*content[100:], "oops"])], histories.STREAM, earlier=[earlier])
     settings = FitSettings(network="pca")
     return (*fit_detector(dataset.records, histories.STREAM, settings, history=dataset.history), dataset)
 

@@ -16,6 +16,7 @@ import pytest
 from detector import Detector, StreamDefinition
 from tests.trainer import histories
 from tests.trainer.conftest import STREAM_TOML, payments
+from tests.trainer.payments import write_jsonl
 from trainer.datasets import find_files, read_chunks
 from trainer.errors import DataFileError, OutputError
 from trainer.fitting import FitSettings, fit_detector
@@ -185,7 +186,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, detector: Det
 
 @pytest.fixture(scope="module")
 def remembering(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    file = histories.write(tmp_path_factory.mktemp("cards") / "x.jsonl", histories.rows(600))
+    file = write_jsonl(tmp_path_factory.mktemp("cards") / "x.jsonl", histories.rows(600))
     dataset = load([file], histories.STREAM)
     return fit_detector(dataset.records, histories.STREAM, FitSettings(network="pca"), history=dataset.history)[0]
 
@@ -194,9 +195,9 @@ def test_overlapping_files_are_scored_as_a_worker_would_that_read_them_merged_by
     tmp_path: Path, remembering: Detector
 ) -> None:
     content = histories.rows(300)
-    earlier = histories.write(tmp_path / "0.jsonl", content[:100])
+    earlier = write_jsonl(tmp_path / "0.jsonl", content[:100])
     parts = [content[100:][part::3] for part in range(3)]
-    files = [histories.write(tmp_path / f"{number}.jsonl", part) for number, part in enumerate(parts, start=1)]
+    files = [write_jsonl(tmp_path / f"{number}.jsonl", part) for number, part in enumerate(parts, start=1)]
     assert remembering.history is not None
     state = remembering.history.new_state()
     expected = {}
@@ -214,8 +215,8 @@ def test_overlapping_files_are_scored_as_a_worker_would_that_read_them_merged_by
 
 def test_earlier_files_change_the_scores_of_what_follows(tmp_path: Path, remembering: Detector) -> None:
     content = histories.rows(200)
-    earlier = histories.write(tmp_path / "0.jsonl", content[:150])
-    file = histories.write(tmp_path / "1.jsonl", content[150:])
+    earlier = write_jsonl(tmp_path / "0.jsonl", content[:150])
+    file = write_jsonl(tmp_path / "1.jsonl", content[150:])
 
     score_files(remembering, [file], tmp_path / "with.parquet", earlier=[earlier])
     score_files(remembering, [file], tmp_path / "without.parquet")
@@ -226,8 +227,8 @@ def test_earlier_files_change_the_scores_of_what_follows(tmp_path: Path, remembe
 
 
 def test_an_earlier_file_is_never_written_over(tmp_path: Path, remembering: Detector) -> None:
-    earlier = histories.write(tmp_path / "0.jsonl", histories.rows(5))
-    file = histories.write(tmp_path / "1.jsonl", histories.rows(5, first=5))
+    earlier = write_jsonl(tmp_path / "0.jsonl", histories.rows(5))
+    file = write_jsonl(tmp_path / "1.jsonl", histories.rows(5, first=5))
 
     with pytest.raises(OutputError, match="is one of the inputs"):
         score_files(remembering, [file], earlier, earlier=[earlier])
