@@ -11,11 +11,15 @@ from detector.errors import (
     StreamDefinitionError,
     TrainingDataError,
 )
-from detector.explain import Contribution, Explanation
+from detector.explain import Contribution, Explanation, ImageExplanation
 from detector.history import History, HistoryChanges, HistoryState, HistoryUndo
 from detector.history_blocks import Block, count_blocks, entities_per_block, pack_block, unpack_block
 from detector.history_file import pack_state, read_state
+from detector.image_records import ImageDecoder, ImageEncoder, is_images, records_of_images, stream_of_images
+from detector.image_scoring import ImageScorer
+from detector.images import to_png
 from detector.networks import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
+from detector.networks_convolutional import ConvolutionalAutoencoder
 from detector.records import MessageBatch, Messages, Records
 from detector.registry import ModelDirectory
 from detector.scoring import Scorer
@@ -29,6 +33,7 @@ __all__ = [
     "Autoencoder",
     "Block",
     "Contribution",
+    "ConvolutionalAutoencoder",
     "Decoder",
     "DenoisingAutoencoder",
     "Detector",
@@ -41,6 +46,10 @@ __all__ = [
     "HistoryMismatch",
     "HistoryState",
     "HistoryUndo",
+    "ImageDecoder",
+    "ImageEncoder",
+    "ImageExplanation",
+    "ImageScorer",
     "LinearAutoencoder",
     "MessageBatch",
     "Messages",
@@ -60,10 +69,14 @@ __all__ = [
     "decode_table",
     "entities_per_block",
     "fit_threshold",
+    "is_images",
     "pack_block",
     "pack_state",
     "read_state",
+    "records_of_images",
     "records_of_matrix",
+    "stream_of_images",
     "stream_of_matrix",
+    "to_png",
     "unpack_block",
 ]

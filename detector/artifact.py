@@ -34,7 +34,10 @@ from detector.encode import Encoder
 from detector.errors import ArtifactError, ArtifactRefusal, StreamDefinitionError
 from detector.golden import golden_scores, make_golden
 from detector.history import History
+from detector.image_records import ImageEncoder
+from detector.image_scoring import ImageScorer
 from detector.networks import build
+from detector.networks_convolutional import ConvolutionalAutoencoder
 from detector.scoring import Scorer
 from detector.stream import StreamDefinition
 from detector.threshold import Threshold
@@ -72,6 +75,7 @@ def pack(detector: Detector, files: Mapping[str, bytes] | None = None) -> tuple[
         "format": FORMAT,
         "name": detector.name,
         "stream": detector.stream.model_dump(mode="json", exclude_defaults=True),
+        "kind": scorer.kind,
         "encoder": configs,
         "architecture": scorer.network.architecture(),
         "threshold": detector.threshold.to_json(),
@@ -173,11 +177,20 @@ def _restore(directory: Path, raw: bytes, manifest: dict[str, Any]) -> Detector:
     network.load_state_dict(
         {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
     )
-    scorer = Scorer(network, **{name: tensors[f"scorer.{name}"] for name in Scorer.STATE})
     stream = StreamDefinition.model_validate(manifest["stream"])
+    encoder: Encoder | ImageEncoder
+    scorer: Scorer | ImageScorer
+    if manifest["kind"] == ImageScorer.kind:
+        if stream.image is None or not isinstance(network, ConvolutionalAutoencoder):
+            raise ValueError("stream and network are not those of a detector of images")
+        encoder = ImageEncoder(stream.image)
+        scorer = ImageScorer(network, **{name: tensors[f"scorer.{name}"] for name in ImageScorer.STATE})
+    else:
+        encoder = Encoder.restore(manifest["encoder"], arrays)
+        scorer = Scorer(network, **{name: tensors[f"scorer.{name}"] for name in Scorer.STATE})
     detector = Detector(
         stream,
-        Encoder.restore(manifest["encoder"], arrays),
+        encoder,
         scorer,
         Threshold.from_json(manifest["threshold"]),
         history=History.from_json(stream, manifest["history"]) if stream.history_features else None,

@@ -15,8 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector import times
+from detector.images import BadImageError, from_base64, read_image
 from detector.records import MessageBatch, Records
-from detector.stream import OF_VALUES, CategoryFeature, NumberFeature, StreamDefinition, TimeFeature, TimeField, span_us
+from detector.stream import (
+    OF_VALUES,
+    CategoryFeature,
+    ImageFeature,
+    NumberFeature,
+    StreamDefinition,
+    TimeFeature,
+    TimeField,
+    span_us,
+)
 
 MAX_DEPTH = 64
 """Deepest nesting that is read; more brackets than this in a record cost it a closer look."""
@@ -44,6 +54,7 @@ class RejectReason(StrEnum):
     NOT_FINITE = "not_finite"
     BAD_TIME = "bad_time"
     FUTURE_TIME = "future_time"
+    BAD_IMAGE = "bad_image"
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class Role:
     label: bool = False
     arrival: bool = False
     raw: bool = False
+    image: ImageFeature | None = None
     time: tuple[str, str] | None = None
     required: bool = False
     checked: bool = False
@@ -106,10 +118,14 @@ def roles_of(stream: StreamDefinition) -> tuple[Role, ...]:
                 or any(isinstance(f, CategoryFeature) for f in features),
                 label=stream.label is not None and path == stream.label.field,
                 arrival=is_arrival,
+                image=stream.image if stream.image is not None and path == stream.image.field else None,
                 time=stream.time_format(path)
                 if is_event_time or is_arrival or any(isinstance(f, TimeFeature) for f in features)
                 else None,
-                required=path == stream.id or is_event_time or any(feature.required for feature in features),
+                required=path == stream.id
+                or is_event_time
+                or any(feature.required for feature in features)
+                or (stream.image is not None and path == stream.image.field),
             )
         )
     return tuple(roles)
@@ -257,6 +273,8 @@ def _wire_type(role: Role) -> Any:
         return msgspec.Raw
     if role.label:
         return Any
+    if role.image is not None:
+        return str | None
     if role.number and not role.text and role.time is None:
         return float | str | None if role.from_string else float | None
     if role.time is not None and not role.text and not role.number:
@@ -281,7 +299,7 @@ def assemble(
 
     numbers, categories, stamps = {}, {}, {}
     texts: dict[str, NDArray[np.object_]] = {}
-    labels = None
+    labels, images = None, None
     for role in roles:
         values = columns[role.path]
         if role.required:
@@ -297,8 +315,10 @@ def assemble(
             stamps[role.path] = _time_column(role, role.time, values, reject)
         if role.text:
             texts[role.path] = _text_column(role, values, reject)
+        if role.image is not None:
+            images = _image_column(role, role.image, values, reject)
         if role.label and stream.label is not None:
-            labels = _label_column(stream.label.anomalous, values)
+            labels = label_column(stream.label.anomalous, values)
     wanted = {feature.field for feature in stream.field_features if isinstance(feature, CategoryFeature)}
     wanted |= {feature.of for feature in stream.history_features if feature.of and feature.statistic in OF_VALUES}
     categories = {path: column for path, column in texts.items() if path in wanted}
@@ -322,6 +342,7 @@ def assemble(
         keys=texts.get(stream.key) if stream.key else None,
         labels=labels,
         event_times=stamps.get(stream.time.field) if stream.time else None,
+        images=images,
     )
     if rejected:
         records = records.take(~np.isin(rows, list(rejected)))
@@ -436,7 +457,21 @@ def _time_column(role: Role, written: tuple[str, str], values: Column, reject: _
     return column
 
 
-def _label_column(anomalous: Sequence[bool | int | str], values: Column) -> NDArray[np.bool_] | None:
+def _image_column(role: Role, feature: ImageFeature, values: Column, reject: _Rejecter) -> NDArray[np.uint8]:
+    """Images in base64 at the feature's size, uint8 (n, h, w, c); black where there is none."""
+    column = np.zeros((len(values), feature.height, feature.width, feature.channels), np.uint8)
+    for row, value in enumerate(values):
+        if value is None or value == "":
+            continue  # required, and rejected as missing
+        try:
+            column[row] = read_image(from_base64(value), feature)
+        except BadImageError as error:
+            reason = RejectReason.TOO_LARGE if error.is_too_large else RejectReason.BAD_IMAGE
+            reject(np.array([row], np.int64), reason, role.path, str(error))
+    return column
+
+
+def label_column(anomalous: Sequence[bool | int | str], values: Column) -> NDArray[np.bool_] | None:
     """Which records are known anomalies, (n,); None where no record carries a label.
 
     1, 1.0, true, "1" and "true" are alike only as far as the definition lists them; a number compares by value.

@@ -16,6 +16,9 @@ from detector.decode import Decoder, Echo, Reject
 from detector.encode import Encoder, Notes
 from detector.explain import Explanation, explain
 from detector.history import History, HistoryChanges, HistoryState
+from detector.image_explain import explain_images
+from detector.image_records import ImageDecoder, ImageEncoder, is_images, records_of_images
+from detector.image_scoring import ImageScorer
 from detector.records import MessageBatch, Records
 from detector.scoring import Scorer
 from detector.stream import NumberFeature, StreamDefinition
@@ -68,8 +71,8 @@ class Detector:
     def __init__(
         self,
         stream: StreamDefinition,
-        encoder: Encoder,
-        scorer: Scorer,
+        encoder: Encoder | ImageEncoder,
+        scorer: Scorer | ImageScorer,
         threshold: Threshold,
         *,
         history: History | None = None,
@@ -81,7 +84,8 @@ class Detector:
         self.history = history
         self.facts: dict[str, Any] = dict(facts or {})
         self.version, self.sha256 = version, sha256
-        self._decoder = Decoder(stream)
+        values_are_images = stream.image is not None and stream.image.field is None
+        self._decoder: Decoder | ImageDecoder = ImageDecoder(stream) if values_are_images else Decoder(stream)
         self._echo = Echo(stream)
 
     def __repr__(self) -> str:
@@ -192,6 +196,9 @@ class Detector:
         are explained by their residuals; `Explanation.explained_by` says which. Records of a stream with history
         features need to carry them, or history begins with these records.
         """
+        if isinstance(self.encoder, ImageEncoder) and isinstance(self.scorer, ImageScorer):
+            return explain_images(self.encoder, self.scorer, records, is_sensitive=self.stream.hides_image)
+        assert isinstance(self.encoder, Encoder) and isinstance(self.scorer, Scorer)  # noqa: S101, PT018 - of one kind
         records, _ = self._remember(records, None)
         return explain(self.encoder, self.scorer, records, listed=listed, is_sensitive=self.stream.is_sensitive)
 
@@ -199,13 +206,16 @@ class Detector:
         """Data of any accepted form as records.
 
         Args:
-            data: Records, a mapping of columns, a pandas or pyarrow table, or a float matrix (n, d).
+            data: Records, a mapping of columns, a pandas or pyarrow table, a float matrix (n, d), or of a stream of
+                images uint8 (n, h, w) or (n, h, w, c).
 
         Raises:
             ValueError: A row is not a record of this stream; says which and why.
         """
         if isinstance(data, Records):
             return data
+        if is_images(data):
+            return records_of_images(self.stream, data)
         if isinstance(data, np.ndarray) or (isinstance(data, list) and all(_is_number_feature(self.stream))):
             return records_of_matrix(self.stream, np.asarray(data))
         records, rejects = decode_table(self.stream, as_table(data))

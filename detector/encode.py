@@ -380,7 +380,7 @@ class Encoder:
                 features.append(CategoryEncoder.fit(feature, records))
             elif isinstance(feature, HistoryFeature):
                 features.append(HistoryEncoder.fit_history(feature, records))
-            else:
+            elif isinstance(feature, TimeFeature):
                 written = stream.time_format(feature.field)
                 zone = feature.zone or (written[1] if written else "UTC")
                 features += [CycleEncoder.fit(feature, part, zone, records) for part in feature.parts]

@@ -45,6 +45,19 @@ class Contribution:
     sensitive: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class ImageExplanation:
+    """What the network made of an image.
+
+    Attributes:
+        reconstruction: The blurred image as it was rebuilt, uint8 (h, w, c).
+        error: How far it is off at each pixel, in grey levels (0 to 255), float32 (h, w); the mean over colours.
+    """
+
+    reconstruction: NDArray[np.uint8]
+    error: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Why one record scores as it does.
@@ -57,6 +70,7 @@ class Explanation:
         missing_fields: Features without a value in this record.
         unseen_categories: Features with a value that no normal record had.
         out_of_range_fields: Number features beyond the range of the normal records.
+        image: Where the record is an image that may be shown, what the network made of it.
     """
 
     contributions: tuple[Contribution, ...]
@@ -65,6 +79,7 @@ class Explanation:
     missing_fields: tuple[str, ...]
     unseen_categories: tuple[str, ...]
     out_of_range_fields: tuple[str, ...]
+    image: ImageExplanation | None = None
 
 
 def explain(

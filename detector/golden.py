@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.encode import CategoryEncoder, CycleEncoder, HistoryEncoder, NumberEncoder
+from detector.encode import CategoryEncoder, CycleEncoder, Encoder, HistoryEncoder, NumberEncoder
 from detector.history import History
+from detector.image_golden import golden_images
 from detector.records import Messages
 from detector.stream import OF_VALUES, CategoryFeature, StreamDefinition
 from detector.times import iso8601
@@ -28,6 +30,10 @@ _LARGEST = 1e300
 def make_golden(detector: Detector) -> dict[str, Any]:
     """Made-up messages as JSON text, and their scores. Values of sensitive categories are never among them."""
     draw = np.random.default_rng(_SEED)
+    if detector.stream.image is not None:
+        values = golden_images(detector.stream, draw, _COUNT)
+        images: dict[str, Any] = {"base64": [base64.b64encode(value).decode() for value in values]}
+        return images | {"scores": golden_scores(detector, images).tolist()}
     messages = [json.dumps(_message(detector, draw, row), ensure_ascii=False) for row in range(_COUNT)]
     golden: dict[str, Any] = {"messages": messages}
     return golden | {"scores": golden_scores(detector, golden).tolist()}
@@ -35,7 +41,11 @@ def make_golden(detector: Detector) -> dict[str, Any]:
 
 def golden_scores(detector: Detector, golden: Mapping[str, Any]) -> NDArray[np.float64]:
     """Scores (n,) of golden messages, through decoding, encoding and network, as the worker would score them."""
-    values: list[bytes | None] = [message.encode() for message in golden["messages"]]
+    values: list[bytes | None]
+    if "base64" in golden:
+        values = [base64.b64decode(value) for value in golden["base64"]]
+    else:
+        values = [message.encode() for message in golden["messages"]]
     records, rejects = detector.decode(Messages(values))
     if rejects:
         raise ValueError(f"golden record {rejects[0].row} cannot be decoded: {rejects[0].message}")
@@ -56,6 +66,7 @@ def _message(detector: Detector, draw: np.random.Generator, row: int) -> dict[st
             iso = iso8601(np.datetime64(moment, "s"))
             flat[path] = iso if form == "iso8601" else moment if form == "epoch_s" else moment * 1000
     required = {feature.field for feature in stream.field_features if feature.required}
+    assert isinstance(detector.encoder, Encoder)  # noqa: S101 - images have golden values of their own
     for feature in detector.encoder.features:
         if isinstance(feature, (CycleEncoder, HistoryEncoder)):
             continue

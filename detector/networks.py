@@ -139,7 +139,11 @@ def build(architecture: dict[str, Any]) -> Autoencoder:
     Raises:
         ValueError: The kind is unknown.
     """
-    kinds: dict[str, type[Any]] = {kind.kind: kind for kind in (LinearAutoencoder, DenoisingAutoencoder)}
+    from detector.networks_convolutional import ConvolutionalAutoencoder  # it needs this module
+
+    kinds: dict[str, type[Any]] = {
+        kind.kind: kind for kind in (LinearAutoencoder, DenoisingAutoencoder, ConvolutionalAutoencoder)
+    }
     options = dict(architecture)
     kind = options.pop("kind", None)
     if kind not in kinds:

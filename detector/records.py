@@ -75,6 +75,7 @@ class Records:
         labels: True for a known anomaly, shape (m,), or None where the stream has no label or no record carries one.
         event_times: The event time, datetime64[us] in UTC, shape (m,), or None where the stream declares none.
         history: History features by name, float64 (m,), NaN is missing; empty until they were computed.
+        images: Images at the stream's size, uint8 (m, height, width, channels), or None where the stream has none.
     """
 
     rows: NDArray[np.int64]
@@ -89,6 +90,7 @@ class Records:
     labels: NDArray[np.bool_] | None = None
     event_times: NDArray[np.datetime64] | None = None
     history: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    images: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

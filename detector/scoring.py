@@ -37,19 +37,19 @@ DOUBTED_RECORDS = 1_000
 _DECADE = 1 / math.log(10)
 
 
-def in_tiles(compute: Callable[[Tensor], Tensor], matrix: NDArray[np.float32]) -> NDArray[Any]:
-    """`compute` over the rows (n, d) in padded tiles of `TILE` rows; the result (n, ...).
+def in_tiles(compute: Callable[[Tensor], Tensor], matrix: NDArray[np.float32], height: int = TILE) -> NDArray[Any]:
+    """`compute` over the rows (n, d) in padded tiles of `height` rows, a multiple of 16; the result (n, ...).
 
     The same row gives the same bits alone and in any batch, because the computation always has the same shape and
     always runs on one thread: several cut it up in other ways. A tile is too small to gain by a second one.
     """
     n, width = matrix.shape
     source = torch.from_numpy(np.ascontiguousarray(matrix))
-    tile = torch.zeros(TILE, width)  # of its own: where in memory a matrix begins can change its product's last bits
+    tile = torch.zeros(height, width)  # of its own: where in memory a matrix begins can change its product's last bits
     parts = []
     with _one_thread(), torch.inference_mode():
-        for start in range(0, max(n, 1), TILE):
-            rows = source[start : start + TILE]
+        for start in range(0, max(n, 1), height):
+            rows = source[start : start + height]
             tile[: len(rows)] = rows
             tile[len(rows) :] = 0.0
             parts.append(compute(tile).numpy())
@@ -99,6 +99,9 @@ class Scorer:
         Zaykin et al., "Truncated Product Method for Combining P-Values", Genetic Epidemiology 22, 2002 (only small
         probabilities count in the sum).
     """
+
+    kind = "table"
+    """Which scorer an artifact holds."""
 
     STATE = ("centre", "deviation", "whitening", "numbers", "number_whitening", "number_shift", "column_tails",
              "statistic_tails", "trust")  # fmt: skip

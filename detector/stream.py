@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from detector.errors import StreamDefinitionError
 
@@ -201,6 +201,44 @@ class TimeFeature(_Feature):
         return None if value is None else _known_zone(value)
 
 
+class ImageFeature(_Closed):
+    """An image: PNG or JPEG, or its bare pixels; the only feature of its stream."""
+
+    kind: Literal["image"]
+    field: str | None = Field(
+        None, min_length=1,
+        description="Path of the field with the image in base64; without one a message's whole value is the image.",
+    )  # fmt: skip
+    name: str = Field("", description="Name in alerts and reports; the field's path, or image, unless given.")
+    pixels: tuple[PositiveInt, PositiveInt, Literal[1, 3]] | None = Field(
+        None,
+        description="Height, width, channels of bare pixels, a byte each, row by row; PNG or JPEG unless given.",
+    )
+    height: int = Field(28, ge=16, le=128, multiple_of=4, description="Images are scaled to so many rows.")
+    width: int = Field(28, ge=16, le=128, multiple_of=4, description="Images are scaled to so many columns.")
+    colour: bool = Field(False, description="Score red, green and blue instead of grey levels.")
+    max_pixels: PositiveInt = Field(4_000_000, description="Larger images are rejected before they are decoded.")
+
+    @model_validator(mode="after")
+    def _bare_pixels_are_not_too_many(self) -> Self:
+        if self.pixels is not None and self.pixels[0] * self.pixels[1] > self.max_pixels:
+            raise ValueError(
+                f"{self.pixels[0]} x {self.pixels[1]} pixels are more than max_pixels ({self.max_pixels}): "
+                "every image would be rejected; raise it"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name that people see, and by which `sensitive` may name an image that is a whole value."""
+        return self.name or self.field or "image"
+
+    @property
+    def channels(self) -> int:
+        """Numbers of a scored pixel."""
+        return 3 if self.colour else 1
+
+
 class HistoryFeature(_Closed):
     """A statistic of the entity's own earlier records; without any it is missing, not zero."""
 
@@ -279,7 +317,9 @@ class HistorySetting(_Closed):
         return 0 if self.max_age is None else span_us(self.max_age)
 
 
-Feature = Annotated[NumberFeature | CategoryFeature | TimeFeature | HistoryFeature, Field(discriminator="kind")]
+Feature = Annotated[
+    NumberFeature | CategoryFeature | TimeFeature | HistoryFeature | ImageFeature, Field(discriminator="kind")
+]
 FieldFeature = NumberFeature | CategoryFeature | TimeFeature
 """A feature that is read from a field of the record itself."""
 
@@ -338,19 +378,53 @@ class StreamDefinition(_Closed):
                 raise ValueError(f"{path!r} cannot be a value and an object with fields of its own at once")
         return self
 
+    @model_validator(mode="after")
+    def _a_image_stands_alone(self) -> Self:
+        image = self.image
+        if image is None:
+            return self
+        if len(self.feature) > 1:
+            other = next(feature for feature in self.feature if feature is not image)
+            raise ValueError(
+                f"feature {image.label!r} is an image and {other.label!r} is another feature: a detector scores one "
+                "image, or features of the other kinds; write a definition for each"
+            )
+        read = {self.id: "id", self.key: "key", self.time and self.time.field: "[time]"}
+        if image.field is not None and image.field in read:
+            raise ValueError(f"the image {image.field!r} cannot be the {read[image.field]} of its record: remove one")
+        named = [name for name, said in (("id", self.id), ("key", self.key), ("echo", self.echo), ("[time]", self.time))
+                 if said]  # fmt: skip
+        if image.field is None and named:
+            raise ValueError(
+                f"{named[0]} names a field, and values that are images have none: remove {named[0]}, or say in which "
+                'field of a JSON object the image is, as in field = "image"'
+            )
+        return self
+
+    @property
+    def image(self) -> ImageFeature | None:
+        """The image that is scored, or None where the records are tables' rows."""
+        return next((feature for feature in self.feature if isinstance(feature, ImageFeature)), None)
+
+    @property
+    def hides_image(self) -> bool:
+        """Whether nothing of the image may be shown: its field is sensitive, or its name where it has no field."""
+        return self.image is not None and self.is_sensitive(self.image.field or self.image.label)
+
     @property
     def paths(self) -> tuple[str, ...]:
         """Every field that is read from a record, each once, in the order of the definition."""
         roles: list[str | None] = [self.id, self.key]
         roles += [self.time.field, self.time.arrival] if self.time else []
         roles += [self.label.field] if self.label else []
+        roles += [self.image.field] if self.image else []
         roles += [feature.field for feature in self.field_features] + [feature.of for feature in self.history_features]
         return tuple(dict.fromkeys(path for path in roles if path))
 
     @property
     def field_features(self) -> tuple[FieldFeature, ...]:
         """The features that are read from fields of the record itself."""
-        return tuple(feature for feature in self.feature if not isinstance(feature, HistoryFeature))
+        return tuple(feature for feature in self.feature if not isinstance(feature, (HistoryFeature, ImageFeature)))
 
     @property
     def history_features(self) -> tuple[HistoryFeature, ...]:
@@ -442,18 +516,18 @@ def _own_mistakes(errors: list[Any]) -> list[Any]:
     return [item for item in errors if not (item["type"] == "too_short" and item["loc"][0] in inner)]
 
 
-_FEATURES: tuple[type[BaseModel], ...] = (NumberFeature, CategoryFeature, TimeFeature, HistoryFeature)
+_FEATURES: tuple[type[BaseModel], ...] = (NumberFeature, CategoryFeature, TimeFeature, HistoryFeature, ImageFeature)
 _REMEDIES = {
     "extra_forbidden": "is not a key of the stream definition: remove it or mend its spelling{near}",
     "missing": "is missing: add it",
-    "union_tag_not_found": 'has no kind: add kind = "number", "category", "time" or "history"',
-    "union_tag_invalid": "has an unknown kind: use number, category, time or history",
+    "union_tag_not_found": 'has no kind: add kind = "number", "category", "time", "history" or "image"',
+    "union_tag_invalid": "has an unknown kind: use number, category, time, history or image",
 }
 
 
 def _explain(source: str, item: Any) -> str:
     """One validation error as file, key, what is wrong and what to do."""
-    kinds = ("number", "category", "time", "history")
+    kinds = ("number", "category", "time", "history", "image")
     place = tuple(item["loc"])  # of a feature's key: "feature", its number, its kind, the key
     location = [part for turn, part in enumerate(place) if (place[0], turn) != ("feature", 2) or part not in kinds]
     key = ""

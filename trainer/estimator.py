@@ -1,4 +1,4 @@
-"""Fitting from Python: tables and matrices in, a detector out; and the same in the shape of scikit-learn."""
+"""Fitting from Python: tables, matrices and images in, a detector out; and the same in the shape of scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from detector import Detector, Records, StreamDefinition, as_table, decode_table, records_of_matrix, stream_of_matrix
+from detector import (
+    Detector,
+    Records,
+    StreamDefinition,
+    as_table,
+    decode_table,
+    is_images,
+    records_of_images,
+    records_of_matrix,
+    stream_of_images,
+    stream_of_matrix,
+)
 from trainer.columns import table_columns
 from trainer.fitting import FitSettings, fit_detector
 from trainer.proposal import propose
@@ -22,9 +33,11 @@ def fit(records: Any, stream: StreamDefinition | Path | str | None = None, *, se
     marks anomalous are left out of fitting.
 
     Args:
-        records: A mapping of columns, a pandas or pyarrow table, or a float matrix (n, d) in which NaN is missing.
+        records: A mapping of columns, a pandas or pyarrow table, a float matrix (n, d) in which NaN is missing, or
+            images: uint8 (n, h, w) or (n, h, w, c).
         stream: What a record is: a definition, or the path of a stream.toml. Without one, the columns of a matrix
-            are numbers named x0, x1, ..., and a definition is proposed for a table as `offbeat init` does.
+            are numbers named x0, x1, ..., images are scored at about their own size, and a definition is proposed for a
+            table as `offbeat init` does.
         seed: The same data and seed give the same detector.
 
     Raises:
@@ -44,6 +57,9 @@ def to_records(data: Any, stream: StreamDefinition | Path | str | None) -> tuple
         if stream is None:
             raise TypeError("decoded records are of some stream: give its definition")
         return stream, data
+    if is_images(data):
+        stream = stream or stream_of_images(data)
+        return stream, records_of_images(stream, data)
     if isinstance(data, (np.ndarray, list)):
         matrix = np.asarray(data)
         if stream is None:

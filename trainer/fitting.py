@@ -187,6 +187,10 @@ def fit_detector(
         ValueError: The records carry history features, and what computed them is not given.
     """
     settings = settings or FitSettings()
+    if stream.image is not None:
+        from trainer.fitting_images import ImageFitSettings, fit_images  # it needs this module
+
+        return fit_images(records, stream, ImageFitSettings(settings.seed, threads=settings.threads), progress)
     say = progress or (lambda _: None)
     began = time.perf_counter()
     read = len(records)
@@ -211,7 +215,7 @@ def fit_detector(
     code_width = max(1, min(round(varying * settings.code_share), varying - 1, encoder.width - 1))
     loss_history: list[tuple[int, float, float]] = []
     best_step = 0
-    with _threads(settings.threads):
+    with threads_of_torch(settings.threads):
         linear = LinearAutoencoder.fit(fitting, code_width)
         network: Autoencoder = linear
         if settings.network == "denoising":
@@ -440,7 +444,7 @@ def _facts(
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_of_torch(count: int) -> Iterator[None]:
     """Torch with so many threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

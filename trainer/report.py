@@ -20,7 +20,7 @@ from trainer.fitting import FitReport
 from trainer.loading import Dataset
 from trainer.writing import hidden_fields
 
-NETWORKS = {"denoising": "autoencoder", "pca": "PCA"}
+NETWORKS = {"denoising": "autoencoder", "convolutional": "autoencoder", "pca": "PCA"}
 """What people call the networks."""
 
 _EXAMPLES = 10

@@ -26,6 +26,7 @@ STAGES: dict[str, Stage] = {
     RejectReason.NOT_FINITE: "validate",
     RejectReason.BAD_TIME: "validate",
     RejectReason.FUTURE_TIME: "validate",
+    RejectReason.BAD_IMAGE: "validate",
     NON_FINITE_SCORE: "score",
 }
 """Every reason of a dead letter and the stage that found it. Tombstones are no dead letters."""
