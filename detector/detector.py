@@ -80,7 +80,10 @@ class Detector:
         version: str | None = None,
         sha256: str | None = None,
     ) -> None:
-        self.stream, self.encoder, self.scorer, self.threshold = stream, encoder, scorer, threshold
+        self.stream, self.threshold = stream, threshold
+        # Of one kind, which the stream says; `Any`, as whoever looks inside has made them and knows it.
+        self.encoder: Any = encoder
+        self.scorer: Any = scorer
         self.history = history
         self.facts: dict[str, Any] = dict(facts or {})
         self.version, self.sha256 = version, sha256
@@ -115,7 +118,7 @@ class Detector:
 
     def echo(self, value: bytes) -> dict[str, msgspec.Raw]:
         """The fields of one decodable message value that alerts may repeat, by path."""
-        return self._echo(value)
+        return self._echo(value) if self.stream.echo else {}
 
     def judge(
         self,
@@ -196,9 +199,8 @@ class Detector:
         are explained by their residuals; `Explanation.explained_by` says which. Records of a stream with history
         features need to carry them, or history begins with these records.
         """
-        if isinstance(self.encoder, ImageEncoder) and isinstance(self.scorer, ImageScorer):
+        if self.stream.image is not None:
             return explain_images(self.encoder, self.scorer, records, is_sensitive=self.stream.hides_image)
-        assert isinstance(self.encoder, Encoder) and isinstance(self.scorer, Scorer)  # noqa: S101, PT018 - of one kind
         records, _ = self._remember(records, None)
         return explain(self.encoder, self.scorer, records, listed=listed, is_sensitive=self.stream.is_sensitive)
 

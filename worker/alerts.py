@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Struct
 
-from detector import Detector, Explanation, Records, Verdicts
+from detector import Detector, Explanation, ImageExplanation, Records, Verdicts, to_png
 from transport import Batch, OutgoingMessage
 from worker.identity import Identities, SourceMessage, shortened
 
@@ -32,6 +34,24 @@ class AlertContribution(Struct, frozen=True, kw_only=True):
     ]
     expected: Annotated[str | float | None, Meta(description="In the record's own units; null where sensitive.")]
     sensitive: bool = False
+
+
+class AlertImage(Struct, frozen=True, kw_only=True):
+    """What the network made of an image, at the size that was scored."""
+
+    reconstruction: Annotated[
+        str, Meta(description="PNG in base64: the image, slightly blurred, as the network rebuilt it.")
+    ]
+    error_map: Annotated[
+        str,
+        Meta(
+            description="Grey PNG in base64: how far the reconstruction is off at each pixel, from black for 0 to white for "
+            "`largest_error`."
+        ),
+    ]
+    largest_error: Annotated[float, Meta(description="Error of a white pixel of the error map, in levels of 0 to 255.")]
+    height: Annotated[int, Meta(description="Of both, in pixels.")]
+    width: Annotated[int, Meta(description="Of both, in pixels.")]
 
 
 class AlertModel(Struct, frozen=True, kw_only=True):
@@ -81,6 +101,11 @@ class Alert(Struct, frozen=True, kw_only=True):
     model: AlertModel
     echo: Annotated[dict[str, Any], Meta(description="The fields that the stream definition allows to repeat.")]
     echo_left_out: Annotated[bool, Meta(description="The echo was too large for the topic.")] = False
+    image: Annotated[
+        AlertImage | None,
+        Meta(description="Of a record that is an image; null where it is sensitive, or was too large for the topic."),
+    ] = None
+    image_left_out: Annotated[bool, Meta(description="`image` was too large for the topic.")] = False
 
 
 def severity_of(score_ratio: float) -> Severity:
@@ -127,6 +152,7 @@ def alerts_of(
             out_of_range_fields=tuple(explanation.out_of_range_fields),
             model=model,
             echo=detector.echo(batch.values[int(records.rows[row])] or b""),
+            image=_image(explanation.image),
         )
         alerts.append((row, alert))
     return alerts
@@ -135,11 +161,14 @@ def alerts_of(
 def alert_message(alert: Alert, topic: str, key: bytes | None, max_bytes: int) -> OutgoingMessage:
     """The alert as a message; what would not fit the topic is left out, the alert itself never is.
 
-    First the echo goes, and says so; then the smaller contributions become part of `others`.
+    First the echo goes, and says so; then an image's PNGs; then the smaller contributions become part of `others`.
     """
     message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
     if message.size_bytes > max_bytes:
         alert = msgspec.structs.replace(alert, echo={}, echo_left_out=True)
+        message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
+    if message.size_bytes > max_bytes and alert.image is not None:
+        alert = msgspec.structs.replace(alert, image=None, image_left_out=True)
         message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
     while message.size_bytes > max_bytes and alert.contributions:
         kept = alert.contributions[: len(alert.contributions) // 2]
@@ -170,6 +199,21 @@ def _contributions(explanation: Explanation, top: int) -> tuple[tuple[AlertContr
         )
         for contribution in shown
     ), float(others)
+
+
+def _image(explanation: ImageExplanation | None) -> AlertImage | None:
+    if explanation is None:
+        return None
+    height, width = explanation.error.shape
+    largest = float(explanation.error.max())
+    error = np.rint(explanation.error * (255 / max(largest, 1e-6))).astype(np.uint8)
+    return AlertImage(
+        reconstruction=base64.b64encode(to_png(explanation.reconstruction)).decode(),
+        error_map=base64.b64encode(to_png(error[:, :, None])).decode(),
+        largest_error=round(largest, 2),
+        height=height,
+        width=width,
+    )
 
 
 def _shown(value: str | float | None) -> str | float | None:
