@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from detector.tables import as_table
 from detector.times import from_iso8601, from_naive
-from trainer.datasets import FORMATS, CsvRows
+from trainer.datasets import CsvRows, format_of
 from trainer.errors import DataFileError
 
 Kind = Literal["number", "text", "truth", "time", "empty", "other"]
@@ -90,7 +90,7 @@ def sample_columns(files: Sequence[Path], most: int = SAMPLE_RECORDS) -> tuple[l
     Raises:
         DataFileError: A file cannot be read, or there is no record in any.
     """
-    form = FORMATS[files[0].suffix.lower()]
+    form = format_of(files[0])
     try:
         if form == "parquet":
             columns, n = _of_parquet(files, most)

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from detector import Detector, ModelDirectory, StreamDefinition
+    from detector import Detector, ModelDirectory, Records, StreamDefinition
     from trainer.fitting import FitReport
     from trainer.loading import Dataset
     from trainer.report import Row
@@ -30,7 +30,10 @@ EXIT_BAD_INPUT = 2
 
 Data = Annotated[
     list[Path],
-    typer.Argument(help="Parquet, CSV or JSONL files, or directories of them, of one format.", show_default=False),
+    typer.Argument(
+        help="Parquet, CSV, JSONL or idx files or directories of them, of one format; or a directory with MNIST/raw.",
+        show_default=False,
+    ),
 ]
 Models = Annotated[Path, typer.Option("--models", help="Directory of all detectors.", envvar="OFFBEAT_MODELS")]
 Name = Annotated[
@@ -83,14 +86,25 @@ def init(
         str | None, typer.Option(help="Name of the detector; from the data's file name unless given.")
     ] = None,
     records: Annotated[int, typer.Option(min=10, help="Look at so many records, the first ones.")] = 200_000,
+    normal: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--normal", help="Of labelled images: a label that is normal; may be repeated.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Propose a stream definition for DATA on standard output, with the reasons as comments."""
     with _failures_told():
         from trainer.columns import sample_columns
-        from trainer.datasets import find_files
+        from trainer.image_files import is_idx
+        from trainer.image_proposal import propose_images
         from trainer.proposal import propose
 
-        columns, looked_at = sample_columns(find_files(data), records)
+        files = _training_files(data)
+        if is_idx(files[0]):
+            sys.stdout.write(propose_images(files[0], name or data[0].resolve().stem.lower(), normal or ()))
+            return
+        columns, looked_at = sample_columns(files, records)
         proposal = propose(columns, looked_at, name or data[0].resolve().stem)
         sys.stdout.write(proposal.to_toml())
 
@@ -129,21 +143,26 @@ def train(
         Literal["denoising", "pca"], typer.Option(help="The autoencoder, or its linear special case alone.")
     ] = "denoising",
     steps: Annotated[
-        int, typer.Option(min=50, help="Most training steps; it stops before when nothing gets better.")
-    ] = 2_000,
+        int | None,
+        typer.Option(
+            min=50,
+            help="Most training steps; unless given 2000, stopping when nothing gets better, and for images 400.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
 ) -> None:
     """Fit a detector on the normal records of DATA and publish it as a new version under --models."""
     with _failures_told():
         from detector import ModelDirectory, StreamDefinition, pack_state
         from trainer import progress
-        from trainer.datasets import find_files
         from trainer.fitting import FitSettings, fit_detector
+        from trainer.fitting_images import ImageFitSettings, fit_images
         from trainer.loading import bytes_per_record, load
         from trainer.report import render
 
         definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate)
-        files = find_files(data)
+        files = _training_files(data)
         console = _stderr()
         with progress.reading(console, "reading") as tell:
             dataset = load(
@@ -158,9 +177,14 @@ def train(
                 f"{dataset.decoded:,} records are more than --max-rows: training on a uniform sample of "
                 f"{len(dataset.records):,} (about {size / 1e6:,.0f} MB)"
             )
-        settings = FitSettings(seed=seed, network=network, most_steps=steps, threads=threads)
+        settings = FitSettings(seed=seed, network=network, most_steps=steps or 2_000, threads=threads)
         with progress.fitting(console) as draw:
-            detector, report = fit_detector(dataset.records, definition, settings, draw, history=dataset.history)
+            if definition.image is None:
+                detector, report = fit_detector(dataset.records, definition, settings, draw, history=dataset.history)
+            else:
+                own = ImageFitSettings(seed, steps or ImageFitSettings.steps, threads=threads)
+                test = _test_images(data, definition)
+                detector, report = fit_images(dataset.records, definition, own, draw, test=test)
         detector.facts["records"]["replayed"] = dataset.replayed
         directory = ModelDirectory(models / definition.name)
         page = render(detector, report, dataset)
@@ -185,13 +209,12 @@ def score(
     """Score a file: one row for each of its rows, in order, with score, score ratio and verdict."""
     with _failures_told():
         from trainer import progress
-        from trainer.datasets import find_files
         from trainer.scoring import score_files
         from trainer.writing import hidden_fields
 
         directory = _directory(models, detector)
         judge = directory.load(_version(directory, version))
-        files = find_files(data)
+        files = _scored_files(data)
         with progress.reading(_stderr(), "scoring") as tell:
             summary = score_files(judge, files, output, tell, earlier=_earlier_files(history))
         _tell_rejects(summary)
@@ -248,6 +271,35 @@ def features(
             f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records: features in {output}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
+
+
+def _training_files(data: list[Path]) -> list[Path]:
+    """The files behind DATA; of a data set in torchvision's layout the images to train on."""
+    from trainer.datasets import find_files
+    from trainer.image_files import find_data_set
+
+    data_set = find_data_set(data)
+    return find_files(data) if data_set is None else [data_set.file(train=True)]
+
+
+def _test_images(data: list[Path], stream: StreamDefinition) -> Records | None:
+    """The images to test on of a data set in torchvision's layout, None where DATA is no such."""
+    from detector import Records
+    from trainer.image_files import find_data_set, image_chunks
+
+    data_set = find_data_set(data)
+    if data_set is None or not data_set.file(train=False).is_file():
+        return None
+    return Records.concat([records for _, records in image_chunks(data_set.file(train=False), stream)])
+
+
+def _scored_files(data: list[Path]) -> list[Path]:
+    """The files behind --input; of a data set in torchvision's layout the images to test on."""
+    from trainer.datasets import find_files
+    from trainer.image_files import find_data_set
+
+    data_set = find_data_set(data)
+    return find_files(data) if data_set is None else [data_set.file(train=False)]
 
 
 def _earlier_files(history: list[Path] | None) -> list[Path]:

@@ -22,6 +22,7 @@ from detector import Decoder, Messages, Records, Reject, RejectReason, StreamDef
 from detector.decode import Role, roles_of
 from detector.stream import LabelField, NumberFeature
 from trainer.errors import DataFileError
+from trainer.image_files import image_chunks, is_idx
 
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """Formats that are read, by the file's suffix."""
@@ -84,7 +85,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
             files.append(path)
         else:
             raise DataFileError(f"{path}: no such file or directory")
-    formats = {file: FORMATS.get(file.suffix.lower()) for file in files}
+    formats = {file: format_of(file) for file in files}
     for file, form in formats.items():
         if form is None:
             raise DataFileError(
@@ -101,6 +102,11 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
+def format_of(file: Path) -> str | None:
+    """How a file is read, by its name, or None where that says nothing."""
+    return "idx" if is_idx(file) else FORMATS.get(file.suffix.lower())
+
+
 def read_chunks(files: Sequence[Path], stream: StreamDefinition, chunk_records: int = CHUNK_RECORDS) -> Iterator[Chunk]:
     """Read and decode files in order; every row of every file is in exactly one chunk.
 
@@ -111,12 +117,22 @@ def read_chunks(files: Sequence[Path], stream: StreamDefinition, chunk_records: 
     Raises:
         DataFileError: A file cannot be read at all.
     """
+    if stream.image is not None and stream.image.field is None and (rows := [f for f in files if not is_idx(f)]):
+        raise DataFileError(
+            f"{rows[0]}: holds rows, and values of stream {stream.name!r} are images themselves: give idx files, or "
+            'say in which field of a row the image is, as in field = "image"'
+        )
     for file in files:
-        reader = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_jsonl}[FORMATS[file.suffix.lower()]]
+        reader = _READERS[format_of(file) or ""]
         try:
             yield from reader(file, stream, chunk_records)
         except (pa.ArrowException, OSError) as error:
             raise DataFileError(f"{file}: cannot be read: {error}") from error
+
+
+def _read_idx(file: Path, stream: StreamDefinition, chunk_records: int) -> Iterator[Chunk]:
+    for lines, records in image_chunks(file, stream, chunk_records):
+        yield Chunk(file, lines, records, [])
 
 
 def _read_parquet(file: Path, stream: StreamDefinition, chunk_records: int) -> Iterator[Chunk]:
@@ -351,6 +367,9 @@ def _marks(text: str, anomalous: Sequence[bool | int | str]) -> bool:
         return any(mark is (text.lower() == "true") for mark in anomalous)
     number = float(text) if _NUMBER.fullmatch(text) else None
     return any(not isinstance(mark, (bool, str)) and mark == number for mark in anomalous)
+
+
+_READERS = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_jsonl, "idx": _read_idx}
 
 
 def _few(names: Sequence[str], most: int = 8) -> str:

@@ -264,7 +264,8 @@ def _present_fields(records: Records, stream: StreamDefinition, wanted: set[str]
             columns[role].append(texts)
     if stream.label is not None and stream.label.field in wanted and records.labels is not None:
         columns[stream.label.field].append(records.labels)
-    return {path for path, found in columns.items() if any(_has_value(column) for column in found)}
+    present = {stream.image.field} if stream.image and stream.image.field and len(records) else set()
+    return present | {path for path, found in columns.items() if any(_has_value(column) for column in found)}
 
 
 def _has_value(column: NDArray[Any]) -> bool:

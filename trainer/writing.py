@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from detector import StreamDefinition
-from trainer.datasets import FORMATS, Chunk
+from trainer.datasets import FORMATS, Chunk, format_of
 from trainer.errors import DataFileError, OutputError
 
 Write = Callable[[pa.Table], Any]
@@ -99,7 +99,7 @@ def _integer_columns(files: Sequence[Path]) -> frozenset[str]:
     """Columns that hold whole numbers in all files; only Parquet says so."""
     found: frozenset[str] | None = None
     for file in files:
-        if FORMATS[file.suffix.lower()] != "parquet":
+        if format_of(file) != "parquet":
             return frozenset()
         try:
             schema = pq.read_schema(file)

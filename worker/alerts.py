@@ -45,8 +45,8 @@ class AlertImage(Struct, frozen=True, kw_only=True):
     error_map: Annotated[
         str,
         Meta(
-            description="Grey PNG in base64: how far the reconstruction is off at each pixel, from black for 0 to white for "
-            "`largest_error`."
+            description="Grey PNG in base64: how far the reconstruction is off at each pixel, black for 0, "
+            "white for `largest_error`."
         ),
     ]
     largest_error: Annotated[float, Meta(description="Error of a white pixel of the error map, in levels of 0 to 255.")]
