@@ -104,7 +104,8 @@ class Detector:
     @property
     def feature_names(self) -> list[str]:
         """Names of the features that are scored."""
-        return self.encoder.names
+        names: list[str] = self.encoder.names
+        return names
 
     @property
     def trained_until(self) -> datetime | None:
@@ -234,11 +235,13 @@ class Detector:
 
         Where the stream has history features, history begins with these records.
         """
-        return self.scorer.score(self._matrix(data))
+        scores: NDArray[np.float64] = self.scorer.score(self._matrix(data))
+        return scores
 
     def _matrix(self, data: Any) -> NDArray[np.float32]:
         records, _ = self._remember(self.records(data), None)
-        return self.encoder.encode(records)
+        matrix: NDArray[np.float32] = self.encoder.encode(records)
+        return matrix
 
     def score_features(self, data: Any) -> NDArray[np.float64]:
         """How badly each feature was rebuilt, (n, f) in the order of `feature_names`; accepts what `records` accepts.
@@ -246,11 +249,13 @@ class Detector:
         Mean squared residuals in squared standard deviations: 1 or less on normal records, higher is stranger. For the
         reasons of a score, which knows how features go together, see `explain`.
         """
-        return self.scorer.score_features(self._matrix(data), self.encoder.slices)
+        scores: NDArray[np.float64] = self.scorer.score_features(self._matrix(data), self.encoder.slices)
+        return scores
 
     def encode(self, data: Any) -> NDArray[np.float32]:
         """Codes (n, k): the nonlinear dimension reduction of records; accepts what `records` accepts."""
-        return self.scorer.encode(self._matrix(data))
+        codes: NDArray[np.float32] = self.scorer.encode(self._matrix(data))
+        return codes
 
     def save(self, directory: Path | str) -> Path:
         """Write the detector as an artifact: a new directory, complete or not there at all.

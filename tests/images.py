@@ -26,7 +26,8 @@ def discs(count: int, seed: int = 0) -> NDArray[np.uint8]:
     across = draw.uniform(12, 16, (count, 1, 1))
     size = draw.uniform(4, 6, (count, 1, 1))
     light = 200 * np.exp(-((x - across) ** 2 + (y - 14) ** 2) / (2 * size**2))
-    return np.clip(light + draw.uniform(0, 10, (count, SIDE, SIDE)), 0, 255).astype(np.uint8)
+    images: NDArray[np.uint8] = np.clip(light + draw.uniform(0, 10, (count, SIDE, SIDE)), 0, 255).astype(np.uint8)
+    return images
 
 
 def bars(count: int) -> NDArray[np.uint8]:

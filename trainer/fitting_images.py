@@ -188,8 +188,7 @@ def _shifted(rows: torch.Tensor, shape: tuple[int, int, int], most: int, draw: t
 
 
 def _components(matrix: NDArray[np.float32]) -> int:
-    n, d = matrix.shape
-    return min(BASELINE_COMPONENTS, n - 1, d - 1)
+    return min(BASELINE_COMPONENTS, len(matrix) - 1, int(matrix.shape[1]) - 1)
 
 
 def _evaluate(

@@ -19,6 +19,7 @@ from detector.stream import (
     CategoryFeature,
     HistoryFeature,
     HistorySetting,
+    ImageFeature,
     LabelField,
     NumberFeature,
     Statistic,
@@ -114,12 +115,11 @@ def test_the_example_for_a_file_of_records_scores_each_of_them(tmp_path: Path, m
 
 @pytest.mark.parametrize("page", ["README.md", "docs/stream.md"])
 def test_a_stream_definition_that_is_shown_is_one_that_loads(page: str) -> None:
-    (example,) = blocks(text_of(page), "toml")
+    examples = [StreamDefinition.from_toml(example) for example in blocks(text_of(page), "toml")]
 
-    stream = StreamDefinition.from_toml(example)
-
-    assert {feature.kind for feature in stream.feature} == {"number", "category", "time", "history"}
-    assert StreamDefinition.from_toml(stream.to_toml()) == stream
+    assert {feature.kind for feature in examples[0].feature} == {"number", "category", "time", "history"}
+    assert all([feature.kind for feature in stream.feature] == ["image"] for stream in examples[1:])
+    assert [StreamDefinition.from_toml(stream.to_toml()) for stream in examples] == examples
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,7 @@ def test_a_stream_definition_that_is_shown_is_one_that_loads(page: str) -> None:
         CategoryFeature,
         TimeFeature,
         HistoryFeature,
+        ImageFeature,
     ],
     ids=lambda model: model.__name__,
 )

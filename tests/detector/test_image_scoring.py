@@ -149,7 +149,9 @@ def test_an_array_of_images_fits_a_detector_in_one_line(monkeypatch: pytest.Monk
 
     assert detector.stream.image is not None
     assert detector.score(bars(2)).shape == (2,)
-    assert offbeat.fit(np.repeat(discs(60)[..., None], 3, axis=3)).stream.image.colour
+    coloured = offbeat.fit(np.repeat(discs(60)[..., None], 3, axis=3)).stream.image
+    assert coloured is not None
+    assert coloured.colour
 
 
 @pytest.mark.parametrize(
