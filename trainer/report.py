@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from detector import Contribution, Detector, History, Records
+from detector import Contribution, Detector, Explanation, History, Records, to_png
 from detector.times import iso8601
 from trainer.evaluation import Evaluation
 from trainer.fitting import FitReport
@@ -264,7 +265,7 @@ def _examples(detector: Detector, report: FitReport, dataset: Dataset) -> str:
     chosen = records.take(top)
     rows = [
         f"<tr><td class=number>{scores[row] / detector.threshold.value:.2f}<td>{_identity(detector, chosen, position)}"
-        f"<td>{_reasons(explanation.contributions)}"
+        f"<td>{_images(explanation, chosen, position) or _reasons(explanation.contributions)}"
         for position, (row, explanation) in enumerate(zip(top.tolist(), detector.explain(chosen), strict=True))
     ]
     head = "<tr><th class=number>score ratio<th>record<th>why: feature, share, actual (expected)"
@@ -297,6 +298,23 @@ def _reasons(contributions: Sequence[Contribution]) -> str:
         + ("" if one.sensitive else f": {_value(one.actual)} <span class=soft>({_value(one.expected)})</span>")
         for one in contributions[:3]
         if one.share >= 0.005
+    )
+
+
+def _images(explanation: Explanation, records: Records, row: int) -> str:
+    """An image as it was scored, its reconstruction and its errors side by side; empty where there is none to show."""
+    if explanation.image is None or records.images is None:
+        return ""
+    error = explanation.image.error / max(float(explanation.image.error.max()), 1e-6) * 255
+    shown = {
+        "image": records.images[row],
+        "reconstruction": explanation.image.reconstruction,
+        "error": np.rint(error).astype(np.uint8)[:, :, None],
+    }
+    return " ".join(
+        f"<img alt={name} title={name} height=84 style='image-rendering: pixelated' "
+        f"src='data:image/png;base64,{base64.b64encode(to_png(picture)).decode()}'>"
+        for name, picture in shown.items()
     )
 
 

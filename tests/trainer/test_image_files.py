@@ -69,6 +69,7 @@ def test_a_directory_of_torchvisions_layout_goes_from_init_to_scores(mnist: Path
     assert counts["fit"] + counts["validate"] + counts["calibrate"] == 200
     assert (counts["left_out_labelled"], counts["test"]) == (20, 60)
     assert detector.facts["evaluation"]["convolutional"]["auroc"] > 0.95
+    assert (version / "report.html").read_text(encoding="utf-8").count("<img alt=reconstruction") == 10
     images, labels = shapes(50, 10, seed=1)
     found = np.array(pq.read_table(scores).column("score").to_pylist())
     assert (found == detector.score(images)).all()
