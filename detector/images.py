@@ -93,24 +93,23 @@ def to_png(image: NDArray[np.uint8]) -> bytes:
 
 def _decoded(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """Pixels of a PNG or JPEG, (h, w, 1) where it is grey, else (h, w, 3)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is far below Pillow's
-            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise BadImageError(f"has more than max_pixels ({max_pixels})", is_too_large=True) from error
-    except Exception as error:  # Pillow raises what its parsers meet, and no bytes may stop a stream
-        raise BadImageError("is neither PNG nor JPEG") from error
-    with opened:
-        width, height = opened.size
-        if width * height > max_pixels:
-            raise BadImageError(
-                f"has {width} x {height} pixels, more than max_pixels ({max_pixels})", is_too_large=True
-            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bombs, which `max_pixels` is far below, and of transparency
         try:
-            return _pixels(opened)
-        except Exception as error:  # as above
-            raise BadImageError(f"is a broken {opened.format}") from error
+            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        except Image.DecompressionBombError as error:
+            raise BadImageError(f"has more than max_pixels ({max_pixels})", is_too_large=True) from error
+        except Exception as error:  # Pillow raises what its parsers meet, and no bytes may stop a stream
+            raise BadImageError("is neither PNG nor JPEG") from error
+        with opened:
+            width, height = opened.size
+            if width * height > max_pixels:
+                message = f"has {width} x {height} pixels, more than max_pixels ({max_pixels})"
+                raise BadImageError(message, is_too_large=True)
+            try:
+                return _pixels(opened)
+            except Exception as error:  # as above
+                raise BadImageError(f"is a broken {opened.format}") from error
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:

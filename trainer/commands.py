@@ -162,6 +162,8 @@ def train(
         from trainer.report import render
 
         definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate)
+        if definition.image is not None and network == "pca":
+            raise typer.BadParameter("images have a network of their own, and PCA beside it", param_hint="--network")
         files = _training_files(data)
         console = _stderr()
         with progress.reading(console, "reading") as tell:

@@ -190,6 +190,10 @@ def fit_detector(
     if stream.image is not None:
         from trainer.fitting_images import ImageFitSettings, fit_images  # it needs this module
 
+        if settings.network != "denoising":
+            raise TrainingDataError(
+                f"stream {stream.name!r} is of images, with a network of their own: leave out {settings.network!r}"
+            )
         return fit_images(records, stream, ImageFitSettings(settings.seed, threads=settings.threads), progress)
     say = progress or (lambda _: None)
     began = time.perf_counter()

@@ -107,7 +107,7 @@ def fit_images(
         scorer = ImageScorer.fit(network, fitting, validation, settings.seed)
         calibration_scores = scorer.score(encoder.encode(calibration))
         threshold = fit_threshold(calibration_scores, stream.threshold, records_per_day(calibration))
-        detector = Detector(stream, encoder, scorer, threshold, facts=_facts(usable, split, fitting, settings))
+        detector = Detector(stream, encoder, scorer, threshold, facts=_facts(stream, usable, split, fitting, settings))
         test_scores = detector.score(tested)
         evaluation = _evaluate(tested, test_scores, LinearAutoencoder.fit(bright, _components(bright)), detector)
         errors = detector.score_features(calibration).mean(axis=0)
@@ -216,7 +216,9 @@ def _plain(evaluation: dict[str, Evaluation] | None) -> dict[str, Any] | None:
     return content
 
 
-def _facts(records: Records, split: Split, fitting: NDArray[np.float32], settings: ImageFitSettings) -> dict[str, Any]:
+def _facts(
+    stream: StreamDefinition, records: Records, split: Split, fitting: NDArray[np.float32], settings: ImageFitSettings
+) -> dict[str, Any]:
     """What the manifest tells people about a fit."""
     facts: dict[str, Any] = {
         "fitted_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -226,7 +228,7 @@ def _facts(records: Records, split: Split, fitting: NDArray[np.float32], setting
         "data_sha256": hashlib.sha256(fitting.tobytes()).hexdigest(),
         "libraries": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
     }
-    if records.event_times is not None:
+    if records.event_times is not None and stream.time is not None and not stream.is_sensitive(stream.time.field):
         used = records.event_times[np.concatenate([split.fit, split.validate, split.calibrate])]
         for fact, moment in (("trained_from", used.min()), ("trained_until", used.max())):
             facts[fact] = moment.astype("datetime64[us]").astype(datetime).replace(tzinfo=UTC).isoformat()

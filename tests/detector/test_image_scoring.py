@@ -186,6 +186,13 @@ def test_an_upright_edge_votes_for_the_direction_across_it() -> None:
     assert found[0].sum(axis=0).argmax() == CELLS // 2
 
 
+def test_no_images_have_no_scores() -> None:
+    verdicts, _ = disc_detector().judge(records_of_images(STREAM, discs(0)))
+
+    assert verdicts.scores.shape == (0,)
+    assert verdicts.explanations == ()
+
+
 def test_a_black_image_has_a_score() -> None:
     assert np.isfinite(disc_detector().score(np.zeros((1, 28, 28), np.uint8))).all()
 

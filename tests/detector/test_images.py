@@ -182,3 +182,11 @@ def test_a_definition_of_images_survives_being_written_and_read() -> None:
     stream = StreamDefinition.from_toml(text)
 
     assert StreamDefinition.from_toml(stream.to_toml()) == stream
+
+
+def test_a_palette_with_transparency_is_read_by_its_colours() -> None:
+    data = io.BytesIO()
+    palette = Image.fromarray(discs(1)[0]).convert("P")
+    palette.save(data, format="PNG", transparency=bytes([0, 128, 255]))
+
+    assert np.abs(read_image(data.getvalue(), FEATURE)[:, :, 0].astype(int) - discs(1)[0]).max() <= 1

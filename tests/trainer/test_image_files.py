@@ -168,3 +168,13 @@ def test_images_in_json_lines_are_read_as_messages_are(tmp_path: Path) -> None:
     assert (found.images[..., 0] == discs(3)).all()
     assert found.labels.tolist() == [False, False, True]
     assert [(reject.row, reject.reason) for reject in chunk.rejects] == [(3, "bad_image")]
+
+
+def test_a_network_of_tables_is_refused_for_images(mnist: Path, tmp_path: Path) -> None:
+    definition = tmp_path / "stream.toml"
+    definition.write_text(LABELLED.to_toml(), encoding="utf-8")
+
+    result = CliRunner().invoke(offbeat.app, ["train", str(mnist), "--stream", str(definition), "--network", "pca"])
+
+    assert result.exit_code == 2
+    assert "images have a network of their own" in result.output
