@@ -24,7 +24,7 @@ def test_any_field_name_survives_the_way_through_toml(field: str) -> None:
     [
         ("log = true", "lgo = true", ["feature[1].lgo", "did you mean 'log'"]),
         ('id = "payment_id"', 'idd = "payment_id"', ["idd", "did you mean 'id'"]),
-        ('kind = "time"', 'kind = "thyme"', ["feature[4]", "number, category, time or history"]),
+        ('kind = "time"', 'kind = "thyme"', ["feature[4]", "number, category, time, history or image"]),
         ('kind = "time"\n', "", ["feature[4]", "has no kind"]),
         ("false_alarm_rate = 0.01", 'alert_budget = "50 a day"', ["threshold.alert_budget", "'50 a day'", '"50/day"']),
         ("false_alarm_rate = 0.01", 'alert_budget = "0/day"', ["threshold.alert_budget"]),
