@@ -180,7 +180,7 @@ def _restore(directory: Path, raw: bytes, manifest: dict[str, Any]) -> Detector:
     stream = StreamDefinition.model_validate(manifest["stream"])
     encoder: Encoder | ImageEncoder
     scorer: Scorer | ImageScorer
-    if manifest["kind"] == ImageScorer.kind:
+    if manifest.get("kind", Scorer.kind) == ImageScorer.kind:  # absent in artifacts from before there were images
         if stream.image is None or not isinstance(network, ConvolutionalAutoencoder):
             raise ValueError("stream and network are not those of a detector of images")
         encoder = ImageEncoder(stream.image)
