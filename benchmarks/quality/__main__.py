@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -100,14 +101,19 @@ def write(results: Sequence[Any], notes: Sequence[str], page: Path, file: Path |
     page.write_text(render(summary, machine(), plots, notes), encoding="utf-8")
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"measured_on": machine(), **summary}, indent=1, default=_plain, allow_nan=False)
-        file.write_text(content + "\n", encoding="utf-8")
+        content = _plain({"measured_on": machine(), **summary})
+        file.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _plain(content: object) -> object:
+    """What JSON can hold: null for numbers that are none, or without end."""
     if is_dataclass(content) and not isinstance(content, type):
-        return {name: None if value != value else value for name, value in asdict(content).items()}  # NaN is no JSON
-    raise TypeError(f"{type(content).__name__} is not written")
+        return _plain(asdict(content))
+    if isinstance(content, dict):
+        return {name: _plain(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_plain(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def machine() -> str:

@@ -61,7 +61,9 @@ def _draw_axis(axes: Axes, count: int, critical_difference: float) -> None:
     axes.plot([1, end], [y, y], color="0.15", linewidth=1.2)
     for x in (1, end):
         axes.plot([x, x], [y - 0.15, y + 0.15], color="0.15", linewidth=1.2)
-    axes.text(end + 0.1, y, f"critical difference {critical_difference:.2f}", ha="left", va="center", fontsize=9)
+    axes.text(
+        end + 0.012 * count, y, f"critical difference {critical_difference:.2f}", ha="left", va="center", fontsize=9
+    )
 
 
 def _draw_label(axes: Axes, rank: float, y: float, title: str, *, edge: float, on_left: bool, is_bold: bool) -> None:

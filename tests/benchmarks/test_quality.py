@@ -400,6 +400,17 @@ def test_a_folder_of_tables_becomes_a_page_and_a_second_run_adds_nothing(tmp_pat
     assert len(first.splitlines()) == 6
 
 
+def test_one_method_alone_is_a_page_without_a_diagram(tmp_path: Path) -> None:
+    write_table(tmp_path / "data", "a")
+    main(["--data", str(tmp_path / "data"), "--seeds", "0", "--methods", "knn1",
+          "--results", str(tmp_path / "results.jsonl"), "--page", str(tmp_path / "QUALITY.md"),
+          "--json", str(tmp_path / "quality.json")])  # fmt: skip
+
+    assert not (tmp_path / "results").exists()
+    ranking = json.loads((tmp_path / "quality.json").read_text())["tables"]["rankings"]["auroc"]
+    assert ranking == {"mean_ranks": {"knn1": 1.0}, "sets": 1, "friedman_p": None, "critical_difference": None}
+
+
 def test_a_part_that_was_asked_for_and_has_no_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds nothing for the part 'images'"):
         main(["--data", str(tmp_path), "--parts", "images", "--results", str(tmp_path / "results.jsonl")])
