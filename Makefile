@@ -2,18 +2,20 @@
 #
 # Variables: PYTHON       the interpreter (3.11 or newer) that .venv is made with
 #            TORCH_INDEX  an index of torch's CPU-only wheels; without it torch comes from pip's own index, with CUDA on Linux
-#            ARGS         further arguments of the command behind demo, test and bench
+#            ARGS         further arguments of the command behind demo, test, bench and bench-quality
 #            BENCH        the benchmarks that bench runs; all unless given
+#            DATA         the folder in which bench-quality looks for tables, payments and images
 #            VENV         where the environment is made
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format check docs bench clean distclean
+.PHONY: help demo test lint format check docs bench bench-quality clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX ?=
 ARGS ?=
+DATA ?= ../shared/data
 BENCH = $(patsubst benchmarks/%.py,%,$(shell grep -l '^if __name__' benchmarks/*.py))
 
 OLD_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -26,7 +28,7 @@ FIND_KAFKA := from tests.kafka import broker; missing = broker.why_not(); \
 	print(f"tests/kafka will be skipped: {missing}" if missing else f"Apache Kafka {broker.kafka_version()} in {broker.jars()}")
 
 help: ## List what make can do here
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed-demo ## Install, then simulate, train, stream and alert in one go (no Docker, no JVM, no broker to set up)
 	@$(BIN)/offbeat demo $(ARGS)
@@ -53,6 +55,9 @@ docs: $(VENV)/.installed-dev ## Rewrite README's tables and the alert's schema f
 bench: $(VENV)/.installed-dev ## Measure speed and quality, or only some of it: make bench BENCH=worker_throughput
 	@for name in $(BENCH); do echo "benchmarks.$$name"; \
 		$(BIN)/python -m "benchmarks.$$name" --json "benchmarks/results/$$name.json" $(ARGS) || exit 1; done
+
+bench-quality: $(VENV)/.installed-dev ## Rank offbeat beside its anchors, hours; goes on where it was stopped: make bench-quality ARGS="--jobs 2"
+	@$(BIN)/python -m benchmarks.quality --data "$(DATA)" --json benchmarks/results/quality/quality.json $(ARGS)
 
 clean: ## Remove caches and build products; .venv stays
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage ./*.egg-info

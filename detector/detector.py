@@ -91,6 +91,14 @@ class Detector:
         self._decoder: Decoder | ImageDecoder = ImageDecoder(stream) if values_are_images else Decoder(stream)
         self._echo = Echo(stream)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the compiled readers of messages, which are made anew."""
+        return {name: part for name, part in self.__dict__.items() if name not in ("_decoder", "_echo")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._decoder, self._echo = Decoder(self.stream), Echo(self.stream)
+
     def __repr__(self) -> str:
         version = "" if self.version is None else f", version={self.version!r}"
         names = ", ".join(self.feature_names)

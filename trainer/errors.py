@@ -2,7 +2,8 @@
 
 TrainerError
 ├── DataFileError      a file of records cannot be read: which and why
-└── OutputError        a result cannot be written: which file and why
+├── OutputError        a result cannot be written: which file and why
+└── NotFittedError     an estimator is asked before it was fitted
 """
 
 from __future__ import annotations
@@ -18,3 +19,7 @@ class DataFileError(TrainerError):
 
 class OutputError(TrainerError):
     """A result cannot be written; the message names the file and what to do."""
+
+
+class NotFittedError(TrainerError, ValueError, AttributeError):
+    """An estimator is asked before it was fitted; raised where scikit-learn, whose own is raised else, is not there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.base import clone, is_outlier_detector
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -133,6 +135,7 @@ def test_the_estimator_has_scikit_learns_signs() -> None:
         estimator.decision_function(records), estimator.score_samples(records) - estimator.offset_
     )
     np.testing.assert_array_equal(estimator.score_samples(records), -estimator.detector_.score(records))
+    np.testing.assert_array_equal(estimator.anomaly_score(records), estimator.detector_.score(records))
     assert estimator.threshold_ == estimator.detector_.threshold.value
     assert (predicted[:200] == -1).mean() < 0.12  # 5% promised; 200 draws stay below 12% almost surely
     assert (predicted[200:] == -1).mean() > 0.5
@@ -158,19 +161,111 @@ def test_the_estimator_works_at_the_end_of_a_pipeline() -> None:
 def test_an_unfitted_estimator_says_so() -> None:
     with pytest.raises(NotFittedError):
         check_is_fitted(OffbeatDetector())
-    with pytest.raises(AttributeError, match="call fit first"):
-        OffbeatDetector().predict(plane(3))
+    for method in ("predict", "decision_function", "score_samples", "anomaly_score", "transform"):
+        with pytest.raises(NotFittedError, match="call fit first"):
+            getattr(OffbeatDetector(), method)(plane(3))
+
+
+WITHOUT_SCIKIT_LEARN = """
+import sys
+sys.modules["sklearn"] = None  # as if it were not installed
+import numpy as np
+from trainer.errors import NotFittedError
+from trainer.estimator import OffbeatDetector
+
+estimator = OffbeatDetector(network="pca")
+try:
+    estimator.predict(np.zeros((1, 3)))
+except NotFittedError as error:
+    print(isinstance(error, ValueError) and isinstance(error, AttributeError))
+print(estimator.fit(np.random.default_rng(0).normal(size=(100, 3))).predict([[0.0, 0.1, 50.0]]))
+"""
 
 
 def test_the_estimator_needs_no_scikit_learn() -> None:
-    code = "import sys, trainer.estimator; print('sklearn' in sys.modules)"
     root = Path(__file__).parents[2]
 
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", WITHOUT_SCIKIT_LEARN], cwd=root, capture_output=True, text=True, check=True, timeout=120
     )
 
-    assert done.stdout.strip() == "False"
+    assert done.stdout.split() == ["True", "[-1]"]
+
+
+def test_a_pickled_estimator_scores_the_same_to_the_last_bit() -> None:
+    estimator = OffbeatDetector(network="pca", stream=STREAM).fit(table(300))
+
+    copy = pickle.loads(pickle.dumps(estimator))
+
+    odd = {"a": [0.1, 9.0], "b": [0.2, None], "c": ["up", "sideways"]}
+    assert np.array_equal(copy.anomaly_score(odd), estimator.anomaly_score(odd))
+    assert copy.detector_.threshold == estimator.detector_.threshold
+
+
+def test_a_table_of_numbers_is_its_matrix_with_names() -> None:
+    frame = pd.DataFrame(plane(300), columns=["left", "right", "sum"])
+
+    estimator = OffbeatDetector(network="pca").fit(frame)
+
+    assert estimator.feature_names_in_.tolist() == estimator.detector_.feature_names == ["left", "right", "sum"]
+    odd = off_plane(20)
+    assert np.array_equal(estimator.score_samples(frame.iloc[:20]), estimator.score_samples(frame.to_numpy()[:20]))
+    assert np.array_equal(
+        estimator.score_samples(odd), OffbeatDetector(network="pca").fit(frame.to_numpy()).score_samples(odd)
+    )
+    with pytest.raises(ValueError, match="must be in the same order"):
+        estimator.predict(frame[["right", "left", "sum"]])
+
+
+def test_names_of_an_earlier_fit_are_forgotten() -> None:
+    estimator = OffbeatDetector(network="pca").fit(pd.DataFrame(plane(300), columns=["left", "right", "sum"]))
+
+    assert not hasattr(estimator.fit(plane(300)), "feature_names_in_")
+
+
+def test_a_table_with_texts_is_read_by_the_proposed_definition() -> None:
+    frame = pd.DataFrame({name: column for name, column in table(300).items() if name != "odd"})
+
+    estimator = OffbeatDetector(network="pca").fit(frame)
+
+    assert estimator.n_features_in_ == 3
+    assert estimator.anomaly_score(frame[["c", "b", "a"]]).shape == (300,)  # read by name, whatever their order
+
+
+def test_missing_numbers_of_a_table_are_missing_values_of_the_matrix() -> None:
+    matrix = plane(300)
+    matrix[::7, 1] = np.nan
+    frame = pd.DataFrame(matrix, columns=["left", "right", "sum"]).astype({"right": "Float64"})
+
+    estimator = OffbeatDetector(network="pca").fit(frame)
+
+    assert np.array_equal(estimator.score_samples(frame), estimator.score_samples(matrix))
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.zeros(30), "Expected 2D array, got 1D array"),
+        (np.zeros((30, 0)), "0 feature"),
+        (np.zeros((7, 2)), "n_samples = 7"),
+        (np.full((30, 2), 1j), "Complex data not supported"),
+        (np.full((30, 2), np.inf), "infinite"),
+        (np.full((30, 2), "a"), "shape .n, d. and numbers"),
+    ],
+)
+def test_a_matrix_that_is_none_is_refused(X: NDArray[np.generic], message: str) -> None:  # noqa: N803
+    with pytest.raises(ValueError, match=message):
+        OffbeatDetector().fit(X)
+
+
+def test_sparse_data_is_refused() -> None:
+    with pytest.raises(TypeError, match="sparse data is not supported"):
+        OffbeatDetector().fit(csr_array(plane(30)))
+
+
+def test_records_of_another_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="X has 2 features, but OffbeatDetector is expecting 3 features"):
+        OffbeatDetector(network="pca").fit(plane(300)).predict(plane(5)[:, :2])
 
 
 ADBENCH = Path(__file__).parents[3] / "shared" / "data" / "adbench"

@@ -1,0 +1,1 @@
+"""Detection quality beside the anchors of the field: seeds, paired tests, mean ranks and costs, written as a page."""
