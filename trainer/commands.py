@@ -19,9 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    import torch
+
     from detector import Detector, ModelDirectory, StreamDefinition
     from trainer.fitting import FitReport
     from trainer.loading import Dataset
+    from trainer.processes import Processes
     from trainer.report import Row
     from trainer.scoring import RowSummary
 
@@ -131,19 +134,75 @@ def train(
     steps: Annotated[
         int, typer.Option(min=50, help="Most training steps; it stops before when nothing gets better.")
     ] = 2_000,
+    most_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Most seconds of training. Where it is the clock that ends it, the same seed gives another detector.",
+            show_default=False,
+        ),
+    ] = None,
+    most_records: Annotated[
+        int | None,
+        typer.Option(
+            min=20,
+            help="Most records that the network is fitted on, evenly spread over their time. All of them are still "
+            "read, and those that set the threshold or test are not fewer.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train; auto takes CUDA where there is one.")
+    ] = "auto",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            help="Directory in which training keeps what it needs to go on after it was killed; removed at the end.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint_every: Annotated[float, typer.Option(min=0, help="Least seconds between two checkpoints.")] = 30.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint; where there is none, begin anew.")
+    ] = False,
+    allow_leakage: Annotated[
+        bool,
+        typer.Option(
+            "--allow-leakage", help="Allow a feature that by itself tells the labelled anomalies from normal records."
+        ),
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
 ) -> None:
-    """Fit a detector on the normal records of DATA and publish it as a new version under --models."""
-    with _failures_told():
+    """Fit a detector on the normal records of DATA and publish it as a new version under --models.
+
+    Under torchrun the processes share the training, and the first of them publishes.
+    """
+    if resume and checkpoint is None:
+        raise typer.BadParameter("there is nothing to go on from: add --checkpoint DIRECTORY", param_hint="--resume")
+    with _failures_told(), _training_together(device) as (processes, chosen_device):
         from detector import ModelDirectory, StreamDefinition, pack_state
         from trainer import progress
+        from trainer.checkpoints import Checkpoints
         from trainer.datasets import find_files
-        from trainer.fitting import FitSettings, fit_detector
+        from trainer.fitting import FitSettings, fit_detector, share_training
         from trainer.loading import bytes_per_record, load
         from trainer.report import render
 
         definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate)
+        settings = FitSettings(
+            seed=seed, network=network, most_steps=steps, most_seconds=most_seconds, most_records=most_records,
+            device=device, allow_leakage=allow_leakage, threads=threads,
+        )  # fmt: skip
+        checkpoints = None if checkpoint is None else Checkpoints(checkpoint, resume, checkpoint_every)
         files = find_files(data)
+        if not processes.is_first:
+            dataset = load(files, definition, earlier=_earlier_files(history), max_records=max_rows, seed=seed)
+            share_training(
+                dataset.records, definition, settings, processes,
+                history=dataset.history, device=chosen_device, checkpoints=checkpoints,
+            )  # fmt: skip
+            return
         console = _stderr()
         with progress.reading(console, "reading") as tell:
             dataset = load(
@@ -158,9 +217,13 @@ def train(
                 f"{dataset.decoded:,} records are more than --max-rows: training on a uniform sample of "
                 f"{len(dataset.records):,} (about {size / 1e6:,.0f} MB)"
             )
-        settings = FitSettings(seed=seed, network=network, most_steps=steps, threads=threads)
+        if checkpoints is not None and resume and not checkpoints.file.exists():
+            _note(f"{checkpoints.file}: there is none yet: training from the beginning")
         with progress.fitting(console) as draw:
-            detector, report = fit_detector(dataset.records, definition, settings, draw, history=dataset.history)
+            detector, report = fit_detector(
+                dataset.records, definition, settings, draw, history=dataset.history, remark=_note,
+                processes=processes, device=chosen_device, checkpoints=checkpoints,
+            )  # fmt: skip
         detector.facts["records"]["replayed"] = dataset.replayed
         directory = ModelDirectory(models / definition.name)
         page = render(detector, report, dataset)
@@ -170,6 +233,8 @@ def train(
         elif with_state:
             _note(f"stream {definition.name!r} has no features from history: there is no state to publish")
         version = directory.publish(detector, promote=promote, files={"report.html": page}, state=state)
+        if checkpoints is not None:
+            checkpoints.remove()
         _print_result(detector, report, dataset)
         _print_published(directory, version)
 
@@ -248,6 +313,15 @@ def features(
             f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records: features in {output}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
+
+
+@contextmanager
+def _training_together(device: Literal["auto", "cpu", "cuda"]) -> Iterator[tuple[Processes, torch.device]]:
+    """The processes of a training and where this one computes."""
+    from trainer.processes import joined
+
+    with joined(device) as together:
+        yield together
 
 
 def _earlier_files(history: list[Path] | None) -> list[Path]:
@@ -510,13 +584,13 @@ def _short_of_history(dataset: Dataset, stream: StreamDefinition) -> Iterator[st
 def _failures_told() -> Iterator[None]:
     """Turn a failure that a person can mend into one clear line on standard error and an exit code."""
     from detector import ArtifactError, DetectorError
-    from trainer.errors import DataFileError, TrainerError
+    from trainer.errors import CheckpointError, DataFileError, TrainerError
 
     try:
         yield
     except (ArtifactError, OSError) as error:
         _complain(error, EXIT_FAILED)
-    except (DetectorError, DataFileError) as error:
+    except (DetectorError, DataFileError, CheckpointError) as error:
         _complain(error, EXIT_BAD_INPUT)
     except TrainerError as error:
         _complain(error, EXIT_FAILED)

@@ -2,7 +2,9 @@
 
 TrainerError
 ├── DataFileError      a file of records cannot be read: which and why
-└── OutputError        a result cannot be written: which file and why
+├── OutputError        a result cannot be written: which file and why
+├── CheckpointError    a checkpoint cannot be continued: what is wrong with it, or what differs
+└── ProcessError       the processes or the device of a training are not there, or do not fit together
 """
 
 from __future__ import annotations
@@ -18,3 +20,11 @@ class DataFileError(TrainerError):
 
 class OutputError(TrainerError):
     """A result cannot be written; the message names the file and what to do."""
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint cannot be continued; the message names the file, what is wrong and what to do."""
+
+
+class ProcessError(TrainerError):
+    """The processes or the device of a training are not there, or do not fit together; says which and what to do."""
