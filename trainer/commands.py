@@ -66,6 +66,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(score)
     app.command()(features)
+    app.command()(embed)
     models = typer.Typer(
         help="List, show, verify, promote and roll back the versions of a detector.", no_args_is_help=True
     )
@@ -315,6 +316,39 @@ def features(
         )  # fmt: skip
 
 
+def embed(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A version's directory; or a detector's, and the version in production; or that of one detector.",
+            show_default=False,
+        ),
+    ],
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", help="Where to write: .parquet, .csv, .jsonl or .npz.")],
+    history: Earlier = None,
+) -> None:
+    """Write the codes of a file, the encoder's dimension reduction: one row for each of its rows, in order."""
+    with _failures_told():
+        from trainer import progress
+        from trainer.datasets import find_files
+        from trainer.embedding import embed_files
+        from trainer.writing import hidden_fields
+
+        detector = _detector_at(model)
+        files = find_files(data)
+        with progress.reading(_stderr(), "embedding") as tell:
+            summary = embed_files(detector, files, output, tell, earlier=_earlier_files(history))
+        _tell_rejects(summary)
+        if hidden := sorted(hidden_fields(detector.stream)):
+            _note(f"{', '.join(hidden)}: sensitive, and so not written; the rows are in the order of the input")
+        _stdout().print(
+            f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records: codes of "
+            f"{detector.scorer.network.code_width} numbers in {output}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
 @contextmanager
 def _training_together(device: Literal["auto", "cpu", "cuda"]) -> Iterator[tuple[Processes, torch.device]]:
     """The processes of a training and where this one computes."""
@@ -462,6 +496,18 @@ def _directory(models: Path, name: str | None) -> ModelDirectory:
         wrong = "holds several detectors" if name is None else f"holds no detector {name!r}"
         raise DataFileError(f"{models}: {wrong}: choose with --detector from {', '.join(found)}")
     return found[name]
+
+
+def _detector_at(path: Path) -> Detector:
+    """The detector of a version's directory, or the one in production of a detector's, or of the only detector's."""
+    from detector import Detector, ModelDirectory
+
+    if (path / "manifest.json").is_file():
+        return Detector.load(path)
+    directory = ModelDirectory(path)
+    if not directory.versions():
+        directory = _directory(path, None)
+    return directory.load(_version(directory, None))
 
 
 def _version(directory: ModelDirectory, version: str | None) -> str:
