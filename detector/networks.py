@@ -88,9 +88,14 @@ class DenoisingAutoencoder(Autoencoder):
     """
 
     kind = "denoising"
+    noise = 0.1
+    """Deviation of the noise that training has it remove."""
+    hidden_share = 0.15
+    """Chance of each feature to be hidden from it in training."""
 
     def __init__(self, width: int, code_width: int, hidden: int = 64) -> None:
         super().__init__()
+        self.feature_of_column = torch.arange(width)  # (d,): columns of one feature are hidden together
         self.width, self.code_width, self.hidden = width, code_width, hidden
         self.encoder = _layers(width, hidden, code_width)
         self.decoder = _layers(code_width, hidden, width)
@@ -104,6 +109,25 @@ class DenoisingAutoencoder(Autoencoder):
         """Reconstructions (n, d)."""
         rebuilt: Tensor = self.decoder(codes)
         return rebuilt
+
+    def training_loss(self, rows: Tensor, generator: torch.Generator, share: slice) -> Tensor:
+        """Squared error of `rows[share]` rebuilt from noisy and partly hidden ones: mean over columns, sum over rows.
+
+        Noise is drawn for all rows (n, d), so that a row's does not depend on the share.
+        """
+        features = int(self.feature_of_column.max()) + 1
+        shown = torch.rand(len(rows), features, generator=generator) >= self.hidden_share
+        noise = self.noise * torch.randn(rows.shape, generator=generator)
+        target = rows[share].clamp(-INPUT_LIMIT, INPUT_LIMIT)
+        noise, mask = noise[share].to(rows.device), shown[share][:, self.feature_of_column].to(rows.device)
+        loss: Tensor = (self((target + noise) * mask) - target).square().mean(dim=1).sum()
+        return loss
+
+    def validation_loss(self, rows: Tensor) -> Tensor:
+        """Squared error of rows (n, d) rebuilt: mean over columns, sum over rows."""
+        target = rows.clamp(-INPUT_LIMIT, INPUT_LIMIT)
+        loss: Tensor = (self(target) - target).square().mean(dim=1).sum()
+        return loss
 
     def architecture(self) -> dict[str, Any]:
         """All that `build` needs."""

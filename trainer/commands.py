@@ -19,9 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    import torch
+
     from detector import Detector, ModelDirectory, Records, StreamDefinition
     from trainer.fitting import FitReport
     from trainer.loading import Dataset
+    from trainer.processes import Processes
     from trainer.report import Row
     from trainer.scoring import RowSummary
 
@@ -66,6 +69,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(score)
     app.command()(features)
+    app.command()(embed)
     models = typer.Typer(
         help="List, show, verify, promote and roll back the versions of a detector.", no_args_is_help=True
     )
@@ -146,25 +150,82 @@ def train(
         int | None,
         typer.Option(
             min=50,
-            help="Most training steps; unless given 2000, stopping when nothing gets better, and for images 400.",
+            help="Most training steps; unless given 600, stopping when nothing gets better, and for images 400.",
             show_default=False,
         ),
     ] = None,
+    most_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Most seconds of training. Where it is the clock that ends it, the same seed gives another detector.",
+            show_default=False,
+        ),
+    ] = None,
+    most_records: Annotated[
+        int | None,
+        typer.Option(
+            min=20,
+            help="Most records that the network is fitted on, evenly spread over their time. All of them are still "
+            "read, and those that set the threshold or test are not fewer.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train; auto takes CUDA where there is one.")
+    ] = "auto",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            help="Directory in which training keeps what it needs to go on after it was killed; removed at the end.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint_every: Annotated[float, typer.Option(min=0, help="Least seconds between two checkpoints.")] = 30.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint; where there is none, begin anew.")
+    ] = False,
+    allow_leakage: Annotated[
+        bool,
+        typer.Option(
+            "--allow-leakage", help="Allow a feature that by itself tells the labelled anomalies from normal records."
+        ),
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
 ) -> None:
-    """Fit a detector on the normal records of DATA and publish it as a new version under --models."""
-    with _failures_told():
+    """Fit a detector on the normal records of DATA and publish it as a new version under --models.
+
+    Under torchrun the processes share the training, and the first of them publishes.
+    """
+    if resume and checkpoint is None:
+        raise typer.BadParameter("there is nothing to go on from: add --checkpoint DIRECTORY", param_hint="--resume")
+    with _failures_told(), _training_together(device) as (processes, chosen_device):
         from detector import ModelDirectory, StreamDefinition, pack_state
         from trainer import progress
-        from trainer.fitting import FitSettings, fit_detector
+        from trainer.checkpoints import Checkpoints
+        from trainer.fitting import FitSettings, fit_detector, share_training
         from trainer.fitting_images import ImageFitSettings, fit_images
         from trainer.loading import bytes_per_record, load
         from trainer.report import render
 
         definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate)
-        if definition.image is not None and network == "pca":
-            raise typer.BadParameter("images have a network of their own, and PCA beside it", param_hint="--network")
+        _check_image_options(
+            definition, network, whole=checkpoint is None and most_seconds is None and processes.count == 1
+        )
+        settings = FitSettings(
+            seed=seed, network=network, most_steps=steps or FitSettings.most_steps, most_seconds=most_seconds,
+            most_records=most_records, device=device, allow_leakage=allow_leakage, threads=threads,
+        )  # fmt: skip
+        checkpoints = None if checkpoint is None else Checkpoints(checkpoint, resume, checkpoint_every)
         files = _training_files(data)
+        if not processes.is_first:
+            dataset = load(files, definition, earlier=_earlier_files(history), max_records=max_rows, seed=seed)
+            share_training(
+                dataset.records, definition, settings, processes,
+                history=dataset.history, device=chosen_device, checkpoints=checkpoints,
+            )  # fmt: skip
+            return
         console = _stderr()
         with progress.reading(console, "reading") as tell:
             dataset = load(
@@ -179,10 +240,14 @@ def train(
                 f"{dataset.decoded:,} records are more than --max-rows: training on a uniform sample of "
                 f"{len(dataset.records):,} (about {size / 1e6:,.0f} MB)"
             )
-        settings = FitSettings(seed=seed, network=network, most_steps=steps or 2_000, threads=threads)
+        if checkpoints is not None and resume and not checkpoints.file.exists():
+            _note(f"{checkpoints.file}: there is none yet: training from the beginning")
         with progress.fitting(console) as draw:
             if definition.image is None:
-                detector, report = fit_detector(dataset.records, definition, settings, draw, history=dataset.history)
+                detector, report = fit_detector(
+                    dataset.records, definition, settings, draw, history=dataset.history, remark=_note,
+                    processes=processes, device=chosen_device, checkpoints=checkpoints,
+                )  # fmt: skip
             else:
                 own = ImageFitSettings(seed, steps or ImageFitSettings.steps, threads=threads)
                 test = _test_images(data, definition)
@@ -196,6 +261,8 @@ def train(
         elif with_state:
             _note(f"stream {definition.name!r} has no features from history: there is no state to publish")
         version = directory.publish(detector, promote=promote, files={"report.html": page}, state=state)
+        if checkpoints is not None:
+            checkpoints.remove()
         _print_result(detector, report, dataset)
         _print_published(directory, version)
 
@@ -275,6 +342,20 @@ def features(
         )  # fmt: skip
 
 
+def _check_image_options(definition: StreamDefinition, network: str, *, whole: bool) -> None:
+    """Images are trained in one way alone."""
+    if definition.image is None:
+        return
+    if network == "pca":
+        raise typer.BadParameter("images have a network of their own, and PCA beside it", param_hint="--network")
+    if not whole:
+        raise typer.BadParameter(
+            "images are trained in one go, by one process and for a fixed number of steps: leave out torchrun, "
+            "--checkpoint and --most-seconds",
+            param_hint="--stream",
+        )
+
+
 def _training_files(data: list[Path]) -> list[Path]:
     """The files behind DATA; of a data set in torchvision's layout the images to train on."""
     from trainer.datasets import find_files
@@ -302,6 +383,48 @@ def _scored_files(data: list[Path]) -> list[Path]:
 
     data_set = find_data_set(data)
     return find_files(data) if data_set is None else [data_set.file(train=False)]
+
+
+def embed(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A version's directory; or a detector's, and the version in production; or that of one detector.",
+            show_default=False,
+        ),
+    ],
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", help="Where to write: .parquet, .csv, .jsonl or .npz.")],
+    history: Earlier = None,
+) -> None:
+    """Write the codes of a file, the encoder's dimension reduction: one row for each of its rows, in order."""
+    with _failures_told():
+        from trainer import progress
+        from trainer.datasets import find_files
+        from trainer.embedding import embed_files
+        from trainer.writing import hidden_fields
+
+        detector = _detector_at(model)
+        files = find_files(data)
+        with progress.reading(_stderr(), "embedding") as tell:
+            summary = embed_files(detector, files, output, tell, earlier=_earlier_files(history))
+        _tell_rejects(summary)
+        if hidden := sorted(hidden_fields(detector.stream)):
+            _note(f"{', '.join(hidden)}: sensitive, and so not written; the rows are in the order of the input")
+        _stdout().print(
+            f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records: codes of "
+            f"{detector.scorer.network.code_width} numbers in {output}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+@contextmanager
+def _training_together(device: Literal["auto", "cpu", "cuda"]) -> Iterator[tuple[Processes, torch.device]]:
+    """The processes of a training and where this one computes."""
+    from trainer.processes import joined
+
+    with joined(device) as together:
+        yield together
 
 
 def _earlier_files(history: list[Path] | None) -> list[Path]:
@@ -444,6 +567,18 @@ def _directory(models: Path, name: str | None) -> ModelDirectory:
     return found[name]
 
 
+def _detector_at(path: Path) -> Detector:
+    """The detector of a version's directory, or the one in production of a detector's, or of the only detector's."""
+    from detector import Detector, ModelDirectory
+
+    if (path / "manifest.json").is_file():
+        return Detector.load(path)
+    directory = ModelDirectory(path)
+    if not directory.versions():
+        directory = _directory(path, None)
+    return directory.load(_version(directory, None))
+
+
 def _version(directory: ModelDirectory, version: str | None) -> str:
     """The version given, or the one in production."""
     from trainer.errors import DataFileError
@@ -564,13 +699,13 @@ def _short_of_history(dataset: Dataset, stream: StreamDefinition) -> Iterator[st
 def _failures_told() -> Iterator[None]:
     """Turn a failure that a person can mend into one clear line on standard error and an exit code."""
     from detector import ArtifactError, DetectorError
-    from trainer.errors import DataFileError, TrainerError
+    from trainer.errors import CheckpointError, DataFileError, TrainerError
 
     try:
         yield
     except (ArtifactError, OSError) as error:
         _complain(error, EXIT_FAILED)
-    except (DetectorError, DataFileError) as error:
+    except (DetectorError, DataFileError, CheckpointError) as error:
         _complain(error, EXIT_BAD_INPUT)
     except TrainerError as error:
         _complain(error, EXIT_FAILED)

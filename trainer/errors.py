@@ -3,6 +3,8 @@
 TrainerError
 ├── DataFileError      a file of records cannot be read: which and why
 ├── OutputError        a result cannot be written: which file and why
+├── CheckpointError    a checkpoint cannot be continued: what is wrong with it, or what differs
+├── ProcessError       the processes or the device of a training are not there, or do not fit together
 └── NotFittedError     an estimator is asked before it was fitted
 """
 
@@ -23,3 +25,11 @@ class OutputError(TrainerError):
 
 class NotFittedError(TrainerError, ValueError, AttributeError):
     """An estimator is asked before it was fitted; raised where scikit-learn, whose own is raised else, is not there."""
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint cannot be continued; the message names the file, what is wrong and what to do."""
+
+
+class ProcessError(TrainerError):
+    """The processes or the device of a training are not there, or do not fit together; says which and what to do."""

@@ -31,9 +31,12 @@ from detector import (
     check_resolvable,
     fit_threshold,
 )
-from detector.networks import INPUT_LIMIT
+from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluation, evaluate
+from trainer.examination import examine
+from trainer.processes import ALONE, Device, Processes, choose_device
 from trainer.replay import remember
+from trainer.training import TrainingResult, TrainingSettings, train
 
 LEAST_NORMAL_RECORDS = 20
 """Fewer normal records than this train nothing that deserves a threshold."""
@@ -55,6 +58,10 @@ class FitSettings:
         seed: Of the initial weights, the noise and the split: the same data and seed give the same detector.
         network: `denoising`, or `pca` for the linear special case alone.
         most_steps: Most optimiser steps.
+        most_seconds: Most wall time of training, None for no limit; a result that it cut cannot be had again.
+        most_records: Most records to fit on, None for no limit; of more, ones that are evenly spread over their time.
+        device: Where to train: `auto` takes CUDA where there is one. The detector is always on the CPU.
+        allow_leakage: Whether a feature may by itself tell the labelled anomalies from normal records.
         batch_records: Records in one step.
         check_every: Steps between two looks at the held-out loss.
         patience: Looks without a better held-out loss before training stops.
@@ -70,6 +77,10 @@ class FitSettings:
     seed: int = 0
     network: Literal["denoising", "pca"] = "denoising"
     most_steps: int = 2_000
+    most_seconds: float | None = None
+    most_records: int | None = None
+    device: Device = "cpu"
+    allow_leakage: bool = False
     batch_records: int = 512
     check_every: int = 50
     patience: int = 10
@@ -97,10 +108,12 @@ class FitReport:
     """What happened in a fit, for people: the artifact holds the figures, not the arrays.
 
     Attributes:
-        counts: Records by what they were used for: fit, validate, calibrate, test, left_out_labelled; and replayed,
-            those that were history alone.
+        counts: Records by what they were used for: fit, validate, calibrate, test, left_out_labelled; spared, those
+            beyond the most to fit on; and replayed, those that were history alone.
         losses: (step, training loss, validation loss) at each look.
         best_step: Step whose weights were kept.
+        training: How the training went, None for a network without steps.
+        remarks: What a person should know of the data, one line each.
         threshold: The detector's threshold.
         baseline: PCA with the same encoder, scoring and calibration; None where PCA itself was asked for.
         evaluation: By network, on the test span; None where no record is labelled anomalous there.
@@ -120,6 +133,8 @@ class FitReport:
     calibration_scores: NDArray[np.float64]
     test: Records
     test_scores: NDArray[np.float64]
+    training: TrainingResult | None = None
+    remarks: list[str] = field(default_factory=list)
     feature_errors: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -163,6 +178,25 @@ def split_by_time(records: Records, seed: int) -> Split:
     return Split(fit, validate, calibrate, order[start_of_test:])
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What every process of a training has before it begins: the same in all of them."""
+
+    records: Records
+    history: History | None
+    read: int
+    split: Split
+    spared: int
+    remarks: list[str]
+    calibration: Records
+    rate: float
+    unknown: list[NDArray[np.float64]]
+    encoder: Encoder
+    fitting: NDArray[np.float32]
+    validation: NDArray[np.float32]
+    code_width: int
+
+
 def fit_detector(
     records: Records,
     stream: StreamDefinition,
@@ -170,6 +204,10 @@ def fit_detector(
     progress: Callable[[FitProgress], None] | None = None,
     *,
     history: History | None = None,
+    remark: Callable[[str], None] | None = None,
+    processes: Processes = ALONE,
+    device: torch.device | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Detector, FitReport]:
     """Fit encoder, network, scorer and threshold on the normal records among `records`.
 
@@ -181,8 +219,15 @@ def fit_detector(
         settings: How to fit.
         progress: Called as the fit goes on.
         history: What computed the history features that the records carry, where they do.
+        remark: Called with each line that a person should read before the long part.
+        processes: Those that share the training; this is the first of them, and the others call `share_training`.
+        device: Where to train, if not where the settings say.
+        checkpoints: Where training keeps what a later process needs to go on; removing them is the caller's, when the
+            detector is safe.
 
     Raises:
+        CheckpointError: There is a checkpoint that may not be continued or replaced.
+        ProcessError: The device is not there, or another process is gone.
         TrainingDataError: The data cannot train or calibrate a detector; says what is missing.
         ValueError: The records carry history features, and what computed them is not given.
     """
@@ -197,12 +242,106 @@ def fit_detector(
         return fit_images(records, stream, ImageFitSettings(settings.seed, threads=settings.threads), progress)
     say = progress or (lambda _: None)
     began = time.perf_counter()
+    ready = _prepare(records, stream, settings, history, say, remark)
+    encoder, fitting, split = ready.encoder, ready.fitting, ready.split
+    training: TrainingResult | None = None
+    with threads_of_torch(settings.threads):
+        linear = LinearAutoencoder.fit(fitting, ready.code_width)
+        network: Autoencoder = linear
+        if settings.network == "denoising":
+            network, training = _train_denoising(ready, settings, say, processes, device, checkpoints)
+        say(FitProgress("calibrate", 0, 1))
+        rows = _evidence_rows(np.concatenate(ready.unknown), settings, ready.rate)
+        seen = np.concatenate([fitting, ready.validation])[rows]
+        facts = _facts(stream, ready.records, split, fitting, settings)
+        detectors = {
+            kind: _calibrated(
+                stream, encoder, Scorer.fit(net, seen, encoder.indicators), ready.calibration, ready.history, facts
+            )
+            for kind, net in {network.kind: network, linear.kind: linear}.items()
+        }
+        detector = detectors[network.kind]
+        test = ready.records.take(split.test)
+        scores = {kind: each.score(test) for kind, each in detectors.items()}
+        evaluation = _evaluate(stream, test, scores)
+        feature_errors = detector.score_features(ready.calibration).mean(axis=0)
+        calibration_scores = detector.score(ready.calibration)
+    counts = {name: len(getattr(split, name)) for name in ("fit", "validate", "calibrate", "test")}
+    counts["spared"] = ready.spared
+    counts["left_out_labelled"] = len(ready.records) - sum(counts.values())
+    counts["replayed"] = ready.read - len(ready.records)
+    losses, best_step = (training.losses, training.best_step) if training is not None else ([], 0)
+    detector.facts.update(
+        records=dict(counts),
+        best_step=best_step,
+        losses=[[step, round(fitted, 6), round(validating, 6)] for step, fitted, validating in losses],
+        training=None if training is None else _told(training),
+        remarks=ready.remarks,
+        evaluation=_plain(evaluation),
+    )
+    report = FitReport(
+        counts=counts,
+        losses=losses,
+        best_step=best_step,
+        threshold=detector.threshold,
+        baseline=detectors["pca"] if network.kind != "pca" else None,
+        evaluation=evaluation,
+        calibration_scores=calibration_scores,
+        test=test,
+        test_scores=scores[network.kind],
+        training=training,
+        remarks=ready.remarks,
+        feature_errors=dict(zip(encoder.names, feature_errors.tolist(), strict=True)),
+        seconds=time.perf_counter() - began,
+    )
+    say(FitProgress("done", 1, 1))
+    return detector, report
+
+
+def share_training(
+    records: Records,
+    stream: StreamDefinition,
+    settings: FitSettings,
+    processes: Processes,
+    *,
+    history: History | None = None,
+    device: torch.device | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> None:
+    """Do this process's part of a training whose first process calls `fit_detector` with the same arguments.
+
+    Raises:
+        As `fit_detector`.
+    """
+    ready = _prepare(records, stream, settings, history, lambda _: None, None)
+    if settings.network == "denoising":
+        with threads_of_torch(settings.threads):
+            _train_denoising(ready, settings, lambda _: None, processes, device, checkpoints)
+
+
+def _prepare(
+    records: Records,
+    stream: StreamDefinition,
+    settings: FitSettings,
+    history: History | None,
+    say: Callable[[FitProgress], None],
+    remark: Callable[[str], None] | None,
+) -> _Prepared:
+    """All that comes before training: the same records and settings give the same."""
     read = len(records)
     if stream.history_features:
         records, history = _with_history(records, stream, history)
     split = split_by_time(records, settings.seed)
+    kept = _evenly(split.fit, settings.most_records)
+    split, spared = replace(split, fit=kept), len(split.fit) - len(kept)
     calibration = records.take(split.calibrate)
     rate, _ = check_resolvable(len(calibration), stream.threshold, records_per_day(calibration))  # before the long part
+    remarks = examine(
+        records, np.concatenate([split.fit, split.validate]), stream, allow_leakage=settings.allow_leakage
+    )
+    for line in remarks:
+        if remark is not None:
+            remark(line)
     say(FitProgress("encode", 0, 1))
     to_fit, to_validate = (records.take(rows) for rows in (split.fit, split.validate))
     unknown = [drawn(part, settings) for part in (to_fit, to_validate)]
@@ -217,51 +356,25 @@ def fit_detector(
             "choose features that vary"
         )
     code_width = max(1, min(round(varying * settings.code_share), varying - 1, encoder.width - 1))
-    loss_history: list[tuple[int, float, float]] = []
-    best_step = 0
-    with threads_of_torch(settings.threads):
-        linear = LinearAutoencoder.fit(fitting, code_width)
-        network: Autoencoder = linear
-        if settings.network == "denoising":
-            network, loss_history, best_step = train_denoising(encoder, fitting, validation, code_width, settings, say)
-        say(FitProgress("calibrate", 0, 1))
-        rows = _evidence_rows(np.concatenate(unknown), settings, rate)
-        seen = np.concatenate([fitting, validation])[rows]
-        facts = _facts(stream, records, split, fitting, settings)
-        detectors = {
-            kind: _calibrated(stream, encoder, Scorer.fit(net, seen, encoder.indicators), calibration, history, facts)
-            for kind, net in {network.kind: network, linear.kind: linear}.items()
-        }
-        detector = detectors[network.kind]
-        test = records.take(split.test)
-        scores = {kind: each.score(test) for kind, each in detectors.items()}
-        evaluation = _evaluate(stream, test, scores)
-        feature_errors = detector.score_features(calibration).mean(axis=0)
-        calibration_scores = detector.score(calibration)
-    counts = {name: len(getattr(split, name)) for name in ("fit", "validate", "calibrate", "test")}
-    counts["left_out_labelled"] = len(records) - sum(counts.values())
-    counts["replayed"] = read - len(records)
-    detector.facts.update(
-        records=dict(counts),
-        best_step=best_step,
-        losses=[[step, round(training, 6), round(validating, 6)] for step, training, validating in loss_history],
-        evaluation=_plain(evaluation),
-    )
-    report = FitReport(
-        counts=counts,
-        losses=loss_history,
-        best_step=best_step,
-        threshold=detector.threshold,
-        baseline=detectors["pca"] if network.kind != "pca" else None,
-        evaluation=evaluation,
-        calibration_scores=calibration_scores,
-        test=test,
-        test_scores=scores[network.kind],
-        feature_errors=dict(zip(encoder.names, feature_errors.tolist(), strict=True)),
-        seconds=time.perf_counter() - began,
-    )
-    say(FitProgress("done", 1, 1))
-    return detector, report
+    return _Prepared(
+        records, history, read, split, spared, remarks, calibration, rate, unknown, encoder, fitting, validation,
+        code_width,
+    )  # fmt: skip
+
+
+def _evenly(rows: NDArray[np.int64], most: int | None) -> NDArray[np.int64]:
+    """At most so many of the rows, in their order and evenly spread over it.
+
+    Raises:
+        TrainingDataError: So few teach nothing.
+    """
+    if most is None or len(rows) <= most:
+        return rows
+    if most < LEAST_NORMAL_RECORDS:
+        raise TrainingDataError(
+            f"{most} records to fit on are fewer than {LEAST_NORMAL_RECORDS} and teach nothing: raise --most-records"
+        )
+    return rows[(np.arange(most) * 2 + 1) * len(rows) // (2 * most)]
 
 
 def _with_history(records: Records, stream: StreamDefinition, history: History | None) -> tuple[Records, History]:
@@ -304,63 +417,51 @@ def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def train_denoising(
-    encoder: Encoder,
-    fitting: NDArray[np.float32],
-    validation: NDArray[np.float32],
-    code_width: int,
+def _train_denoising(
+    ready: _Prepared,
     settings: FitSettings,
     say: Callable[[FitProgress], None],
-) -> tuple[DenoisingAutoencoder, list[tuple[int, float, float]], int]:
-    """Train the nonlinear network; the weights of the best held-out loss are kept.
-
-    Returns:
-        The network, the losses at each look, and the step of the kept weights.
-
-    Source: Smith and Topin, "Super-Convergence", 2018 (the one-cycle schedule); Prechelt, "Early Stopping - But
-        When?", 1998 (patience on the held-out loss).
-    """
-    draw = torch.Generator().manual_seed(settings.seed)
+    processes: Processes,
+    device: torch.device | None,
+    checkpoints: Checkpoints | None,
+) -> tuple[DenoisingAutoencoder, TrainingResult]:
+    """Train the nonlinear network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = DenoisingAutoencoder(encoder.width, code_width)
-    matrix = torch.from_numpy(fitting).clamp(-INPUT_LIMIT, INPUT_LIMIT)
-    held_out = torch.from_numpy(validation).clamp(-INPUT_LIMIT, INPUT_LIMIT)
-    feature_of_column = torch.cat(
-        [torch.full((columns.stop - columns.start,), position) for position, columns in enumerate(encoder.slices)]
+        network = DenoisingAutoencoder(ready.encoder.width, ready.code_width)
+    network.noise, network.hidden_share = settings.noise, settings.hidden_share
+    network.feature_of_column = torch.cat(
+        [torch.full((columns.stop - columns.start,), place) for place, columns in enumerate(ready.encoder.slices)]
     )
-    optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.most_steps)
-    best, best_step, best_weights = float("inf"), 0, _copy_of_weights(network)
-    history: list[tuple[int, float, float]] = []
-    running = 0.0
-    for step in range(1, settings.most_steps + 1):
-        rows = matrix[torch.randint(len(matrix), (settings.batch_records,), generator=draw)]
-        shown = torch.rand(len(rows), len(encoder.slices), generator=draw) >= settings.hidden_share
-        noisy = (rows + settings.noise * torch.randn(rows.shape, generator=draw)) * shown[:, feature_of_column]
-        loss = (network(noisy) - rows).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        running += float(loss.detach())
-        if step % settings.check_every == 0:
-            with torch.inference_mode():
-                validating = float((network(held_out) - held_out).square().mean())
-            history.append((step, running / settings.check_every, validating))
-            say(FitProgress("train", step, settings.most_steps, running / settings.check_every, validating))
-            running = 0.0
-            if validating < best:
-                best, best_step = validating, step
-                best_weights = _copy_of_weights(network)
-            elif step - best_step >= settings.patience * settings.check_every:
-                break
-    network.load_state_dict(best_weights)
-    return network.eval(), history, best_step
+    # What the trainer cannot see in the network, but what another training would differ in.
+    known = (("setting noise", f"{settings.noise}"), ("setting hidden_share", f"{settings.hidden_share}"))
+    result = train(
+        network,
+        ready.fitting,
+        ready.validation,
+        TrainingSettings(
+            seed=settings.seed,
+            most_steps=settings.most_steps,
+            most_seconds=settings.most_seconds,
+            batch_records=settings.batch_records,
+            check_every=settings.check_every,
+            patience=settings.patience,
+            learning_rate=settings.learning_rate,
+        ),
+        lambda step, loss, held_out: say(FitProgress("train", step, settings.most_steps, loss, held_out)),
+        device=device or choose_device(settings.device),
+        processes=processes,
+        checkpoints=None if checkpoints is None else replace(checkpoints, identity=known),
+    )
+    return network, result
 
 
-def _copy_of_weights(network: DenoisingAutoencoder) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+def _told(training: TrainingResult) -> dict[str, Any]:
+    """How a training went, as the manifest tells it."""
+    told = asdict(training)
+    told.pop("losses")
+    told["seconds"] = round(training.seconds, 1)
+    return {**told, "reproducible": training.is_reproducible}
 
 
 def _evidence_rows(unknown: NDArray[np.float64], settings: FitSettings, rate: float) -> NDArray[np.int64]:

@@ -77,6 +77,10 @@ def record_rows(report: FitReport, dataset: Dataset) -> list[Row]:
         "left_out_labelled": ("known anomalies left out", "in the span that the rest was drawn from"),
     }
     rows += [Row(label, f"{report.counts[name]:,}", remark) for name, (label, remark) in labels.items()]
+    if spared := report.counts["spared"]:
+        rows.append(
+            Row("not fitted", f"{spared:,}", "more than --most-records; evenly spread over the time of the others")
+        )
     return rows
 
 
@@ -152,6 +156,27 @@ def loss_rows(report: FitReport) -> list[Row]:
             f"at step {kept[0]:,} of {report.losses[-1][0]:,}, whose weights are kept",
         ),
         Row("held-out loss", f"{kept[2]:.4g}", "mean squared error of a column, in its deviations"),
+        *_end_of_training(report),
+    ]
+
+
+_ENDS = {
+    "patience": "the held-out loss got no better for long",
+    "steps": "the most steps were made",
+    "time": "time was up: not reproducible, the same data and seed give another detector",
+}
+
+
+def _end_of_training(report: FitReport) -> list[Row]:
+    """Why training stopped and where it ran."""
+    training = report.training
+    if training is None:
+        return []
+    where = "CUDA" if training.device == "cuda" else "CPU"
+    where += f", {training.processes} processes" if training.processes > 1 else ""
+    where += "" if training.resumed_at is None else f", resumed at step {training.resumed_at:,}"
+    return [
+        Row("stopped", f"step {training.steps:,}", f"{_ENDS[training.stopped]}; {training.seconds:,.1f} s on {where}")
     ]
 
 
@@ -181,6 +206,7 @@ def render(detector: Detector, report: FitReport, dataset: Dataset) -> bytes:
         "<p>As confidential as the data that it was fitted on.</p>",
         "<h2>Records</h2>",
         _rows(record_rows(report, dataset)),
+        _remarks(report),
         "<h2>Threshold</h2>",
         _rows(threshold_rows(report)),
         _figure(_score_histogram(report), "Scores of held-out records; the line is the threshold."),
@@ -203,6 +229,11 @@ def render(detector: Detector, report: FitReport, dataset: Dataset) -> bytes:
         f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style><body>{''.join(parts)}</body></html>"
     )
     return page.encode("utf-8", "replace")
+
+
+def _remarks(report: FitReport) -> str:
+    """What a person should know of the data."""
+    return f"<ul>{''.join(f'<li>{_text(line)}' for line in report.remarks)}</ul>" if report.remarks else ""
 
 
 def _moment(detector: Detector, fact: str) -> str:

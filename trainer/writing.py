@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ from trainer.errors import DataFileError, OutputError
 
 Write = Callable[[pa.Table], Any]
 
+WRITABLE = {**FORMATS, ".npz": "npz"}
+"""Formats that are written, by the file's suffix."""
+
 
 @contextmanager
 def writing(output: Path, schema: pa.Schema, inputs: Sequence[Path]) -> Iterator[Write]:
@@ -31,9 +35,9 @@ def writing(output: Path, schema: pa.Schema, inputs: Sequence[Path]) -> Iterator
     Raises:
         OutputError: The output's suffix says no format, it is one of the inputs, or it cannot be written.
     """
-    form = FORMATS.get(output.suffix.lower())
+    form = WRITABLE.get(output.suffix.lower())
     if form is None:
-        raise OutputError(f"{output}: the suffix says no format that can be written: use one of {', '.join(FORMATS)}")
+        raise OutputError(f"{output}: the suffix says no format that can be written: use one of {', '.join(WRITABLE)}")
     if any(output.resolve() == file.resolve() for file in inputs):
         raise OutputError(f"{output}: is one of the inputs: write to another file")
     with _replacing(output) as draft, _WRITERS[form](draft, schema) as write:
@@ -163,6 +167,36 @@ def _jsonl(file: IO[bytes], _: pa.Schema) -> Iterator[Write]:
     yield write
 
 
+@contextmanager
+def _npz(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
+    """Arrays by the column's name; NumPy reads them without pickle. All of them are in memory until the end."""
+    parts: list[pa.Table] = []
+    yield parts.append
+    table = pa.concat_tables(parts) if parts else schema.empty_table()
+    # Not numpy.savez: to it, columns of some names are arguments.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in schema.names:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, _as_array(table.column(name)), allow_pickle=False)
+
+
+def _as_array(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column as an array that needs no Python objects: missing text is empty, missing numbers and labels are NaN."""
+    kind = column.type
+    if pa.types.is_string(kind):
+        return np.array([value or "" for value in column.to_pylist()], np.str_)
+    if pa.types.is_fixed_size_list(kind):
+        vectors = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        matrix: NDArray[Any] = np.concatenate([np.empty(0, np.float32), *vectors]).reshape(len(column), kind.list_size)
+        return matrix
+    if pa.types.is_timestamp(kind):
+        column = column.cast(pa.timestamp("us"))
+    elif (pa.types.is_boolean(kind) or pa.types.is_integer(kind)) and column.null_count:
+        column = column.cast(pa.int8() if pa.types.is_boolean(kind) else kind).cast(pa.float64())
+    array: NDArray[Any] = column.to_numpy()
+    return array
+
+
 def _in_text(table: pa.Table) -> pa.Table:
     """Times as ISO-8601 text, so that every reader of text understands them."""
     for position, column in enumerate(table.schema):
@@ -176,4 +210,5 @@ _WRITERS: dict[str, Callable[[IO[bytes], pa.Schema], AbstractContextManager[Writ
     "parquet": _parquet,
     "csv": _csv,
     "jsonl": _jsonl,
+    "npz": _npz,
 }

@@ -41,7 +41,7 @@ parts = ["hour"]
 
 
 def payments(n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Payments every ten minutes whose fee is a hundredth of the amount; of a fraud it is not."""
+    """Payments every ten minutes whose fee is a hundredth of the amount; of a fraud it is a tenth."""
     rng = np.random.default_rng(seed)
     amounts = np.exp(rng.normal(3, 1, n)).round(2)
     rows = []
@@ -54,7 +54,7 @@ def payments(n: int, seed: int = 0) -> list[dict[str, Any]]:
                 "card": row % 40,
                 "at": str(moment),
                 "amount": amount,
-                "fee": round(amount / 100 if not fraud else amount * 3, 4),
+                "fee": round(amount / 100 if not fraud else amount / 10, 4),
                 "pin": f"secret-{row % 3}",
                 "is_fraud": int(fraud),
             }

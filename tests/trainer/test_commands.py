@@ -220,6 +220,7 @@ def test_every_mistake_of_a_person_is_one_clear_message_and_no_traceback(
             2,
             "same thing twice",
         ),
+        (("train", trained.data, "--stream", stream, "--resume"), 2, "add --checkpoint DIRECTORY"),
         (("score", "--models", tmp_path / "none", "--input", trained.data, "--output", out), 2, "no such directory"),
         (("score", "--models", trained.models, "--input", tmp_path / "gone.csv", "--output", out), 2, "no such file"),
         (
@@ -302,6 +303,83 @@ def test_data_without_rows_or_without_normal_ones_says_so(payments_dir: Path, tm
 
     assert "no row is in it" in said[0]
     assert "0 normal records of 50 are left to fit on (50 are labelled anomalous)" in said[1]
+
+
+def test_codes_are_written_by_the_model_of_a_version_of_a_detector_or_of_the_only_one(
+    trained: Trained, tmp_path: Path
+) -> None:
+    places = (trained.models, trained.models / "payments", trained.models / "payments" / trained.version)
+
+    results = [
+        offbeat("embed", place, trained.data, "--output", tmp_path / f"{n}.npz") for n, place in enumerate(places)
+    ]
+
+    assert [result.exit_code for result in results] == [0, 0, 0], results[0].stderr
+    assert "600 rows, 0 of them no records: codes of" in results[0].stdout
+    assert len({(tmp_path / f"{n}.npz").stat().st_size for n in range(3)}) == 1
+    assert offbeat("embed", tmp_path, trained.data, "--output", tmp_path / "x.npz").exit_code == 2
+
+
+def test_a_training_that_the_clock_ended_says_that_it_cannot_be_repeated(payments_dir: Path, tmp_path: Path) -> None:
+    data, stream = payments_dir / "payments.jsonl", payments_dir / "stream.toml"
+
+    result = train(data, stream, tmp_path / "models", "--most-seconds", 0.001)
+
+    said = re.sub(r"\s+", " ", result.stdout)
+    assert result.exit_code == 0, result.stderr
+    assert "time was up: not reproducible, the same data and seed give another detector" in said
+    (version,) = ModelDirectory(tmp_path / "models" / "payments").versions()
+    facts = ModelDirectory(tmp_path / "models" / "payments").load(version).facts
+    assert (facts["training"]["stopped"], facts["training"]["reproducible"]) == ("time", False)
+
+
+def test_records_beyond_the_most_to_fit_on_are_counted(payments_dir: Path, tmp_path: Path) -> None:
+    data, stream = payments_dir / "payments.jsonl", payments_dir / "stream.toml"
+
+    result = train(data, stream, tmp_path / "models", "--network", "pca", "--most-records", 100)
+
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"fitted\s+100\b", result.stdout)
+    assert re.search(r"not fitted\s+237\b", result.stdout)  # .65 of 519 normal ones before the test span, less 100
+
+
+def test_a_checkpoint_is_resumed_and_gone_when_the_version_is_published(payments_dir: Path, tmp_path: Path) -> None:
+    data, stream = payments_dir / "payments.jsonl", payments_dir / "stream.toml"
+    more = ("--checkpoint", tmp_path / "checkpoint", "--resume")
+    (tmp_path / "blocked").touch()
+
+    first = train(data, stream, tmp_path / "blocked", *more)  # trained, and then not published
+    left = (tmp_path / "checkpoint").exists()
+    other = train(data, stream, tmp_path / "models", *more, "--seed", 1)
+    unasked = train(data, stream, tmp_path / "models", "--checkpoint", tmp_path / "checkpoint")
+    second = train(data, stream, tmp_path / "models", *more)
+
+    assert (first.exit_code, left) == (1, True)
+    assert "training from the beginning" in first.stderr
+    assert (other.exit_code, unasked.exit_code) == (2, 2)
+    assert "setting seed was 0 and is 1 now" in other.stderr
+    assert "add --resume to go on from it" in unasked.stderr
+    assert second.exit_code == 0, second.stderr
+    assert "resumed at step 100" in second.stdout
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_feature_that_gives_the_label_away_stops_training_unless_it_is_allowed(
+    payments_dir: Path, tmp_path: Path
+) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", [row | {"blocked": row["is_fraud"]} for row in payments(600)])
+    stream = tmp_path / "stream.toml"
+    plain = (payments_dir / "stream.toml").read_text()
+    stream.write_text(plain + '[[feature]]\nkind = "category"\nfield = "blocked"\n')
+
+    refused = train(data, stream, tmp_path / "models", "--network", "pca")
+    allowed = train(data, stream, tmp_path / "models", "--network", "pca", "--allow-leakage")
+
+    assert refused.exit_code == 2
+    assert "feature 'blocked' (AUROC 1.0000) by itself tells the labelled anomalies" in refused.stderr
+    assert allowed.exit_code == 0
+    assert "the quality that is measured may be its own" in allowed.stderr
+    assert "feature 'blocked' has one value in all normal records" in allowed.stderr
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from detector.stream import ThresholdSetting
 from tests.payments import DEFINITION, STREAM, decoded, message
 from tests.trainer import histories
 from trainer.evaluation import auroc
-from trainer.fitting import FitProgress, FitReport, FitSettings, drawn, fit_detector, split_by_time
+from trainer.fitting import FitProgress, FitReport, FitSettings, _evenly, drawn, fit_detector, split_by_time
 from trainer.replay import remember
 
 QUICK = FitSettings(most_steps=200)
@@ -58,7 +58,7 @@ def test_known_anomalies_are_left_out_of_fitting_and_counted() -> None:
     normal = [message(n) for n in range(1000) if n % 10]
     values = sorted(anomalous + normal, key=lambda value: value.split(b'"at": ')[1][:21])
 
-    with_labels, report = fit_detector(decoded(values), STREAM, QUICK)
+    with_labels, report = fit_detector(decoded(values), STREAM, replace(QUICK, allow_leakage=True))
 
     assert report.test.labels is not None
     assert report.counts["left_out_labelled"] == 100 - int(report.test.labels.sum())
@@ -97,6 +97,25 @@ def test_the_split_is_by_time_and_its_parts_do_not_overlap() -> None:
     assert all(before.max() <= after.min() for before, after in pairwise(parts))
     assert len(split.fit) > len(split.calibrate) > len(split.validate) > 0
     assert len(set(np.concatenate([split.fit, split.validate, split.calibrate, split.test]).tolist())) == 500
+
+
+def test_the_most_records_to_fit_on_are_evenly_spread_over_their_time() -> None:
+    records = decoded([message(n) for n in range(1000)])
+    told: list[str] = []
+
+    report = fit_detector(records, STREAM, FitSettings(network="pca", most_records=65), remark=told.append)[1]
+
+    assert report.counts["fit"] == 65
+    assert report.counts["spared"] == 650 - 65
+    assert sum(report.counts.values()) == 1000
+    assert _evenly(np.arange(100, 150), 20)[:4].tolist() == [101, 103, 106, 108]  # the middles of spans of 2.5
+    assert _evenly(np.arange(30), 30).tolist() == list(range(30))
+    assert told == report.remarks
+
+
+def test_fewer_records_to_fit_on_than_teach_anything_are_refused() -> None:
+    with pytest.raises(TrainingDataError, match="5 records to fit on are fewer than 20"):
+        fit_matrix(MATRIX, replace(QUICK, most_records=5))
 
 
 def test_the_threshold_is_set_on_records_that_nothing_was_fitted_on() -> None:
