@@ -120,7 +120,7 @@ def autoencoder(
     torch.manual_seed(settings.seed)
     network = DenoisingAutoencoder(fitting.shape[1], width)
     if not corrupted:
-        network.noise = network.hidden_share = 0.0
+        network.noise, network.hidden_share = (0.0,), 0.0
     train(network, fitting, validation, settings)
     return network
 

@@ -1,5 +1,6 @@
 """What trainer and worker must agree on, or scores go wrong; it knows no broker, no environment and no clock."""
 
+from detector.codebook import Codebook
 from detector.decode import Decoder, Echo, Reject, RejectReason
 from detector.detector import Detector, Verdicts
 from detector.encode import Encoder
@@ -18,8 +19,7 @@ from detector.history_file import pack_state, read_state
 from detector.image_records import ImageDecoder, ImageEncoder, is_images, records_of_images, stream_of_images
 from detector.image_scoring import ImageScorer
 from detector.images import to_png
-from detector.networks import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
-from detector.networks_convolutional import ConvolutionalAutoencoder
+from detector.networks import Autoencoder, ConvolutionalAutoencoder, DenoisingAutoencoder, LinearAutoencoder
 from detector.records import MessageBatch, Messages, Records
 from detector.registry import ModelDirectory
 from detector.scoring import Scorer
@@ -32,6 +32,7 @@ __all__ = [
     "ArtifactRefusal",
     "Autoencoder",
     "Block",
+    "Codebook",
     "Contribution",
     "ConvolutionalAutoencoder",
     "Decoder",

@@ -36,13 +36,12 @@ from detector.golden import golden_scores, make_golden
 from detector.history import History
 from detector.image_records import ImageEncoder
 from detector.image_scoring import ImageScorer
-from detector.networks import build
-from detector.networks_convolutional import ConvolutionalAutoencoder
+from detector.networks import ConvolutionalAutoencoder, build
 from detector.scoring import Scorer
 from detector.stream import StreamDefinition
 from detector.threshold import Threshold
 
-FORMAT = 2
+FORMAT = 3
 """Version of this format; a reader refuses any other."""
 
 VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
@@ -81,7 +80,7 @@ def pack(detector: Detector, files: Mapping[str, bytes] | None = None) -> tuple[
         "threshold": detector.threshold.to_json(),
         "history": detector.history and detector.history.to_json(),
         "facts": detector.facts,
-        "confidential": "as confidential as the data that it was fitted on: ranges and category values stem from it",
+        "confidential": "as confidential as the data that it was fitted on: codes are records of it",
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())},
     }
     content[_MANIFEST] = _json(manifest)
@@ -187,7 +186,8 @@ def _restore(directory: Path, raw: bytes, manifest: dict[str, Any]) -> Detector:
         scorer = ImageScorer(network, **{name: tensors[f"scorer.{name}"] for name in ImageScorer.STATE})
     else:
         encoder = Encoder.restore(manifest["encoder"], arrays)
-        scorer = Scorer(network, **{name: tensors[f"scorer.{name}"] for name in Scorer.STATE})
+        own = {name.removeprefix("scorer."): tensor for name, tensor in tensors.items() if name.startswith("scorer.")}
+        scorer = Scorer.restore(network, own)
     detector = Detector(
         stream,
         encoder,

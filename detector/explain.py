@@ -160,7 +160,8 @@ def _reasons(
 def _affordable(encoder: Encoder, scorer: Scorer) -> int:
     """How many records can be explained by ablation; none where a single one would cost too much."""
     network = sum(part.numel() for part in scorer.network.state_dict().values())
-    passes = 2 * network + scorer.whitening.numel()  # one to rebuild, one to score
+    codes = 0 if scorer.codebook is None else scorer.codebook.cost
+    passes = 2 * network + scorer.whitening.numel() + codes  # one to rebuild, one to score
     return int(ABLATION_WORK // (passes * len(encoder.features)))
 
 

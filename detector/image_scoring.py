@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.image_gradients import Gradients
-from detector.networks import rows_times
-from detector.networks_convolutional import ConvolutionalAutoencoder
+from detector.networks import ConvolutionalAutoencoder, rows_times
 from detector.scoring import LEAST_STATISTIC_SPREAD, beyond, fit_tails, in_tiles
 
 TILE = 32

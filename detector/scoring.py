@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detector.networks import Autoencoder
+from detector.codebook import Codebook
+from detector.networks import Autoencoder, LinearAutoencoder
 
-TILE = 256
+TILE = 512
 """Rows that go through the network at once: always as many, so that a record's bits do not depend on its batch."""
 
 LEAST_DEVIATION = 0.01
@@ -33,6 +34,12 @@ LEAST_STATISTIC_SPREAD = 1e-3
 
 DOUBTED_RECORDS = 1_000
 """Tails that so many normal records taught count half."""
+
+TAILS_WEIGHT = 0.05
+"""What a decade of rarity counts beside the codebook's score, where few records taught the tails."""
+
+RECORDS_OF_FULL_WEIGHT, MOST_WEIGHED_RECORDS = 10_000, 100_000
+"""Records that raise the weight of tails by `TAILS_WEIGHT` once more, and beyond how many it is not raised further."""
 
 _DECADE = 1 / math.log(10)
 
@@ -71,27 +78,34 @@ def _one_thread() -> Iterator[None]:
 
 
 class Scorer:
-    """The reconstructor: an autoencoder with what its evidence looks like on normal records.
+    """The reconstructors, a network and a codebook, with what their evidence looks like on normal records.
 
-    Four statistics of a record, each on the scale of how rare it is among normal records, give the score:
+    Four statistics of a record's reconstruction by the network, each on the scale of how rare it is among normal
+    records, tell what is odd in it as a whole:
 
     - length: the mean squared Mahalanobis length of its evidence, which is its residual (d) and its code (k) together.
       A residual alone misses records that lie on the learned surface far from all others.
     - peak: the largest tail of its number columns, whitened. One odd number among many is lost in a length.
     - surprise: the largest tail of the residuals of all its columns, as they are and whitened: a number that is larger
-      than the record lets expect, a category that does not belong to it, a value that is missing without need.
+      than the record lets expect, a category that does not belong to it, a value that is missing without need. It is
+      the mean of two: that of the network's residuals, and that of PCA's, with as wide a code.
     - size: the sum of the tails of its number columns as they are. Numbers that are all large together are rare, but
       not odd to a covariance that has seen them rise together.
 
     The tail of a column is its upper one: numbers of events are mostly amounts, counts and spans, of which more is
-    stranger than less. Small ones count in the length. The score is
+    stranger than less. Small ones count in the length. Together they are
 
-        max(length, peak) + beyond(surprise) + beyond(size)
+        tails = max(length, peak) + beyond(surprise) + beyond(size)
 
     in decades: each rarity is 1 at the 90% point of normal records, 2 at the 99% point, and minus the logarithm to base
-    10 of the probability of a generalised Pareto tail from there on; what is not beyond its 90% point adds nothing. A
-    score is at least 0, below 1 on most normal records, higher is stranger, without end. Where few records taught the
-    tails, all but the length counts less.
+    10 of the probability of a generalised Pareto tail from there on; what is not beyond its 90% point adds nothing.
+    Where few records taught the tails, all but the length counts less. The codebook tells how far a record is from all
+    normal ones, which no network of few weights can remember; the two are added,
+
+        evidence = codebook + weight * tails,    weight = TAILS_WEIGHT * (1 + records / RECORDS_OF_FULL_WEIGHT)
+
+    since tails are known the better the more records taught them. The score is the rarity of the evidence among normal
+    records, in decades on the same scale: 1 is a record in ten, 2 one in a hundred, and so on without end.
 
     Sources: Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
         Multivariate Analysis 88, 2004 (the shrinkage of the covariance); Kessy, Lewin and Strimmer, "Optimal Whitening
@@ -101,29 +115,44 @@ class Scorer:
     """
 
     kind = "table"
-    """Which scorer an artifact holds."""
 
-    STATE = ("centre", "deviation", "whitening", "numbers", "number_whitening", "number_shift", "column_tails",
-             "statistic_tails", "trust")  # fmt: skip
-    """Names of the tensors that were fitted."""
+    STATE = ("varying", "still", "centre", "deviation", "whitening", "numbers", "number_whitening", "number_shift", "linear",
+             "linear_shift", "column_tails", "statistic_tails", "trust", "weight", "evidence_tail")  # fmt: skip
+    """Names of the tensors that were fitted, beside those of the codebook."""
 
     def __init__(
-        self, network: Autoencoder, *, centre: Tensor, deviation: Tensor, whitening: Tensor, numbers: Tensor,
-        number_whitening: Tensor, number_shift: Tensor, column_tails: Tensor, statistic_tails: Tensor, trust: Tensor,
+        self, network: Autoencoder, codebook: Codebook | None, *, varying: Tensor, still: Tensor, centre: Tensor,
+        deviation: Tensor, whitening: Tensor, numbers: Tensor, number_whitening: Tensor, number_shift: Tensor,
+        linear: Tensor, linear_shift: Tensor, column_tails: Tensor, statistic_tails: Tensor, trust: Tensor,
+        weight: Tensor, evidence_tail: Tensor,
     ) -> None:  # fmt: skip
-        self.network = network.eval()
+        self.network, self.codebook = network.eval(), codebook
+        self.varying = _copy(varying)  # (v,): positions of the columns that the network rebuilds
+        self.still = _copy(still)  # (3, d - v): the other columns: positions, values, the least deviations
         # Copies of one memory layout: that of a tensor can change its product's last bits.
         self.centre, self.deviation, self.whitening = (
             _copy(part) for part in (centre, deviation, whitening)
-        )  # (d + k,), (d + k,), (d + k, d + k)
-        self.numbers = _copy(numbers)  # (c,): positions of the number columns
-        self.number_whitening, self.number_shift = _copy(number_whitening), _copy(number_shift)  # (d, c), (c,)
-        self.column_tails = _copy(column_tails)  # (5, 2 c + 2 d): of `_columns`
+        )  # (v + k,), (v + k,), (v + k, v + k)
+        self.numbers = _copy(numbers)  # (c,): positions of the number columns among those that vary
+        self.number_whitening, self.number_shift = _copy(number_whitening), _copy(number_shift)  # (v, c), (c,)
+        self.linear, self.linear_shift = _copy(linear), _copy(linear_shift)  # (v, 2 v), (2 v,): what PCA leaves
+        self.column_tails = _copy(column_tails)  # (5, 2 c + 3 v + d): of `_columns`
         self.statistic_tails = _copy(statistic_tails)  # (5, 4): of `_statistics`
         self.trust = _copy(trust)  # (): the weight of what single columns say
+        self.weight = _copy(weight)  # (): of the tails beside the codebook
+        self.evidence_tail = _copy(evidence_tail)  # (5, 1): of what both say together
 
     @classmethod
-    def fit(cls, network: Autoencoder, matrix: NDArray[np.float32], indicators: NDArray[np.bool_]) -> Scorer:
+    def fit(
+        cls,
+        network: Autoencoder,
+        matrix: NDArray[np.float32],
+        indicators: NDArray[np.bool_],
+        codes: NDArray[np.float32] | None = None,
+        *,
+        varying: NDArray[np.bool_] | None = None,
+        seed: int = 0,
+    ) -> Scorer:
         """Learn what the evidence of normal records looks like.
 
         Args:
@@ -131,61 +160,112 @@ class Scorer:
             matrix: Encoded normal records, (n, d), of every hour and day that there will be; best not only those that
                 the network was fitted on.
             indicators: Which columns are indicators, (d,); the others are numbers.
+            codes: Encoded normal records that become the codebook, (m, d); None for the network alone, as a baseline.
+            varying: Which columns the network was trained on, (d,), all unless given. The others, of which normal
+                records hold one value alone, count as surprises where they differ from it.
+            seed: Of the choice of codes.
         """
         network.eval()
-        n, width = matrix.shape
-        evidence = in_tiles(lambda rows: _evidence(network, rows), matrix).astype(np.float64)
-        floor = np.full(evidence.shape[1], LEAST_DEVIATION)
-        floor[: len(indicators)][indicators] = LEAST_INDICATOR_DEVIATION
+        n = len(matrix)
+        varying = np.ones(matrix.shape[1], np.bool_) if varying is None else varying
+        moving, least = (
+            np.ascontiguousarray(matrix[:, varying]),
+            np.where(indicators, LEAST_INDICATOR_DEVIATION, LEAST_DEVIATION),
+        )
+        width = moving.shape[1]
+        evidence = in_tiles(lambda rows: _evidence(network, rows), moving).astype(np.float64)
+        floor = np.concatenate([least[varying], np.full(evidence.shape[1] - width, LEAST_DEVIATION)])
         centre, deviation, whitening = _whitening(evidence, floor)
-        record_centre, record_deviation, record_whitening = _whitening(matrix.astype(np.float64), floor[:width])
-        numbers = np.flatnonzero(~indicators)
+        record_centre, record_deviation, record_whitening = _whitening(moving.astype(np.float64), floor[:width])
+        numbers = np.flatnonzero(~indicators[varying])
+        linear, linear_shift = _linear_residuals(moving, network.code_width, floor)
+        still = np.stack([np.flatnonzero(~varying), matrix[:, ~varying].mean(axis=0), least[~varying]])
         number_whitening = (record_whitening / record_deviation[:, None])[:, numbers]
+        more = 0.0 if codes is None else min(n, MOST_WEIGHED_RECORDS) / RECORDS_OF_FULL_WEIGHT
         scorer = cls(
             network,
+            None if codes is None else Codebook.fit(codes, seed),
+            varying=torch.from_numpy(np.flatnonzero(varying)),
+            still=torch.from_numpy(still),
             centre=torch.from_numpy(centre.astype(np.float32)),
             deviation=torch.from_numpy(deviation.astype(np.float32)),
             whitening=torch.from_numpy(whitening.astype(np.float32)),
             numbers=torch.from_numpy(numbers),
             number_whitening=torch.from_numpy(number_whitening.astype(np.float32)),
             number_shift=torch.from_numpy((record_centre @ number_whitening).astype(np.float32)),
-            column_tails=torch.zeros(5, 2 * (len(numbers) + width)),
+            linear=torch.from_numpy(linear.astype(np.float32)),
+            linear_shift=torch.from_numpy(linear_shift.astype(np.float32)),
+            column_tails=torch.zeros(5, 2 * len(numbers) + 3 * width + matrix.shape[1]),
             statistic_tails=torch.zeros(5, 4, dtype=torch.float64),
             trust=torch.tensor(n / (n + DOUBTED_RECORDS), dtype=torch.float64),
+            weight=torch.tensor(TAILS_WEIGHT * (1 + more), dtype=torch.float64),
+            evidence_tail=torch.zeros(5, 1, dtype=torch.float64),
         )
         columns = in_tiles(lambda rows: scorer._columns(rows)[1].T, matrix)
         scorer.column_tails = _copy(torch.from_numpy(fit_tails(columns, LEAST_COLUMN_SPREAD).astype(np.float32)))
         statistics = in_tiles(lambda rows: scorer._statistics(rows).T, matrix)
         scorer.statistic_tails = _copy(torch.from_numpy(fit_tails(statistics, LEAST_STATISTIC_SPREAD)))
+        together = scorer._evidence(matrix, leave_out=True)
+        scorer.evidence_tail = _copy(torch.from_numpy(fit_tails(together[:, None], LEAST_STATISTIC_SPREAD)))
         return scorer
 
     def state(self) -> dict[str, Tensor]:
-        """All that was fitted beside the network: tensors by the names of `STATE`, as the constructor takes them."""
-        return {name: getattr(self, name) for name in self.STATE}
+        """All that was fitted beside the network: tensors by name, as `restore` takes them."""
+        own = {name: getattr(self, name) for name in self.STATE}
+        book = {} if self.codebook is None else self.codebook.state()
+        return own | {f"codebook.{name}": torch.from_numpy(np.ascontiguousarray(array)) for name, array in book.items()}
+
+    @classmethod
+    def restore(cls, network: Autoencoder, state: Mapping[str, Tensor]) -> Scorer:
+        """The scorer whose `state()` this is.
+
+        Raises:
+            KeyError: A part of the state is missing.
+        """
+        book = None
+        if any(name.startswith("codebook.") for name in state):
+            book = Codebook(**{name: state[f"codebook.{name}"].numpy() for name in Codebook.STATE})
+        return cls(network, book, **{name: state[name] for name in cls.STATE})
 
     def encode(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Codes (n, k) of encoded records (n, d)."""
-        return in_tiles(self.network.encode, matrix)
+        return in_tiles(lambda rows: self.network.encode(rows[:, self.varying]), matrix)
 
     def decode(self, codes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstructions (n, d) from codes (n, k)."""
-        return in_tiles(self.network.decode, codes)
+        return in_tiles(lambda rows: self._whole(self.network.decode(rows)), codes)
 
     def reconstruct(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstructions (n, d) of encoded records (n, d)."""
-        return in_tiles(self.network, matrix)
+        return in_tiles(lambda rows: self._whole(self.network(rows[:, self.varying])), matrix)
 
-    def score(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Anomaly scores (n,) of encoded records (n, d), in decades of rarity; at least 0, higher is stranger."""
-        scores: NDArray[np.float64] = in_tiles(self._score_tile, matrix)
-        return scores
+    def _whole(self, rebuilt: Tensor) -> Tensor:
+        """Reconstructions (n, v) with the columns that stand still, (n, d)."""
+        positions, values, _ = self.still
+        whole = torch.empty(len(rebuilt), len(self.varying) + len(positions))
+        whole[:, self.varying] = rebuilt
+        whole[:, positions.long()] = values.float()
+        return whole
 
-    def _score_tile(self, rows: Tensor) -> Tensor:
+    def score(self, matrix: NDArray[np.float32], *, leave_out: bool = False) -> NDArray[np.float64]:
+        """Anomaly scores (n,) of encoded records (n, d), in decades of rarity; at least 0, higher is stranger.
+
+        With `leave_out` a record that is a code of the codebook itself is scored as if it were none.
+        """
+        evidence = self._evidence(matrix, leave_out=leave_out)
+        return _in_parts(lambda values: _rarity(values[None], self.evidence_tail)[0], evidence)
+
+    def _evidence(self, matrix: NDArray[np.float32], *, leave_out: bool) -> NDArray[np.float64]:
+        """What codebook and tails say together, (n,)."""
+        tails: NDArray[np.float64] = in_tiles(self._tails_of_tile, matrix)
+        weighed = float(self.weight) * tails
+        return weighed if self.codebook is None else self.codebook.score(matrix, leave_out=leave_out) + weighed
+
+    def _tails_of_tile(self, rows: Tensor) -> Tensor:
         statistics = self._statistics(rows)
-        further = beyond(statistics, self.statistic_tails)  # (4, TILE)
-        inside = statistics[:2] / self.statistic_tails[0, :2, None].clamp_min(LEAST_STATISTIC_SPREAD)
-        length, peak = inside.clamp(0.0, 1.0) + further[:2]
-        return torch.maximum(length, self.trust * peak) + self.trust * (further[2] + further[3])
+        length, peak = _rarity(statistics[:2], self.statistic_tails[:, :2])
+        further = beyond(statistics[2:], self.statistic_tails[:, 2:])  # (2, TILE)
+        return torch.maximum(length, self.trust * peak) + self.trust * (further[0] + further[1])
 
     def _statistics(self, rows: Tensor) -> Tensor:
         """Length, peak, surprise and size of rows (TILE, d): (4, TILE), in double precision."""
@@ -193,21 +273,33 @@ class Scorer:
         tails = beyond(columns, self.column_tails)
         c = len(self.numbers)
         length, size = whitened.square().mean(dim=0), tails[:c].sum(dim=0)
-        return torch.stack([length, _largest(tails[c : 2 * c]), _largest(tails[2 * c :]), size]).double()
+        linear = 2 * c + 2 * len(self.varying)
+        surprise = (_largest(tails[2 * c : linear]) + _largest(tails[linear:])) / 2
+        return torch.stack([length, _largest(tails[c : 2 * c]), surprise, size]).double()
 
     def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The whitened evidence (d + k, TILE) of rows (TILE, d), and all columns whose tails count, (2 c + 2 d, TILE).
+        """The whitened evidence (v + k, TILE) of rows (TILE, d), and all columns whose tails count.
 
-        Those are the c number columns as encoded, the same whitened, the residuals of all d columns, those whitened.
-        Records lie side by side, as in `rows_times` and for the same reason; it is faster as well.
+        Those, (2 c + 3 v + d, TILE), are the c number columns as encoded, the same whitened, the residuals of the v
+        columns that vary, those whitened; the residuals of PCA, those whitened; and by how much the other columns are
+        not what they always are. Records lie side by side, as in `rows_times` and for the same reason; it is faster as
+        well.
         """
         records = rows.T.contiguous()
-        standard = (_evidence(self.network, rows).T - self.centre[:, None]) / self.deviation[:, None]
+        moving = records[self.varying]
+        standard = (_evidence(self.network, moving.T).T - self.centre[:, None]) / self.deviation[:, None]
         whitened = self.whitening.T @ standard.contiguous()
-        own = self.number_whitening.T @ records - self.number_shift[:, None]
-        numbers = self.numbers
-        width = len(records)
-        return whitened, torch.cat([records[numbers], own, standard[:width], whitened[:width]])
+        own = self.number_whitening.T @ moving - self.number_shift[:, None]
+        width = len(moving)
+        left = self.linear.T @ moving - self.linear_shift[:, None]
+        stirred = self._stirred(records)
+        return whitened, torch.cat([moving[self.numbers], own, standard[:width], whitened[:width], left, stirred])
+
+    def _stirred(self, records: Tensor) -> Tensor:
+        """By how many of their least deviations columns of records (d, n) that stand still differ, (d - v, n)."""
+        positions, values, least = self.still
+        off: Tensor = (records[positions.long()] - values[:, None]).abs() / least[:, None]
+        return off.float()
 
     def score_features(self, matrix: NDArray[np.float32], features: Sequence[slice]) -> NDArray[np.float64]:
         """How badly each feature was rebuilt: its mean squared residual in squared standard deviations.
@@ -227,11 +319,14 @@ class Scorer:
 
     def _score_columns(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Squared residual of each column in squared standard deviations of normal records, (n, d)."""
-        width = self.network.width
+        width, still = len(self.varying), self.still[0].long()
 
         def columns(rows: Tensor) -> Tensor:
-            standard = (_evidence(self.network, rows) - self.centre) / self.deviation
-            return standard[:, :width].square()
+            standard = (_evidence(self.network, rows[:, self.varying]) - self.centre) / self.deviation
+            squares = torch.empty_like(rows)
+            squares[:, self.varying] = standard[:, :width].square()
+            squares[:, still] = self._stirred(rows.T).T.square()
+            return squares
 
         return in_tiles(columns, matrix)
 
@@ -240,6 +335,30 @@ def _evidence(network: Autoencoder, rows: Tensor) -> Tensor:
     """Residual and code side by side, (n, d + k)."""
     codes = network.encode(rows)
     return torch.cat([rows - network.decode(codes), codes], dim=1)
+
+
+def _linear_residuals(
+    matrix: NDArray[np.float32], code_width: int, floor: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """PCA's residuals of the columns, standard and whitened together with its code, as one product.
+
+    Args:
+        matrix: Columns of normal records that vary, (n, v).
+        code_width: Principal components that are kept.
+        floor: Least deviations of residuals and code, (v + k,) or more.
+
+    Returns:
+        Factors (v, 2 v) and shifts (2 v,): the residuals of rows are `rows @ factors - shifts`.
+    """
+    width = matrix.shape[1]
+    pca = LinearAutoencoder.fit(matrix, code_width)
+    mean, components = pca.mean.double().numpy(), pca.components.double().numpy()
+    maps = np.concatenate([np.eye(width) - components.T @ components, components.T], axis=1)  # (v, v + k)
+    centre, deviation, whitening = _whitening((matrix - mean) @ maps, floor[: maps.shape[1]])
+    standard = maps / deviation
+    factors = np.concatenate([standard[:, :width], standard @ whitening[:, :width]], axis=1)
+    shifts = np.concatenate([(centre / deviation)[:width], (centre / deviation) @ whitening[:, :width]])
+    return factors, mean @ factors + shifts
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -292,6 +411,23 @@ def beyond(values: Tensor, tails: Tensor) -> Tensor:
     rise: Tensor = ((values - start) / width).clamp(0.0, 1.0)
     further: Tensor = torch.log1p((values - high).clamp_min(0.0) / scale * shape) / shape * _DECADE
     return rise + further
+
+
+def _rarity(values: Tensor, tails: Tensor) -> Tensor:
+    """Rarity of values (m, n) of at least 0, in decades: up to 1 at the 90% point in a straight line, then `beyond`."""
+    inside: Tensor = (values / tails[0][:, None].clamp_min(LEAST_STATISTIC_SPREAD)).clamp(0.0, 1.0)
+    return inside + beyond(values, tails)
+
+
+def _in_parts(compute: Callable[[Tensor], Tensor], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`compute` over values (n,), always of as many at once: vectors and what is left over may differ in last bits."""
+    part = torch.zeros(TILE, dtype=torch.float64)
+    found = np.empty(len(values))
+    for start in range(0, len(values), TILE):
+        some = values[start : start + TILE]
+        part[: len(some)] = torch.from_numpy(some)
+        found[start : start + TILE] = compute(part).numpy()[: len(some)]
+    return found
 
 
 def _whitening(

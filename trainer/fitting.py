@@ -31,6 +31,8 @@ from detector import (
     check_resolvable,
     fit_threshold,
 )
+from detector.codebook import MOST_CODES
+from detector.networks.denoising import NOISE
 from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluation, evaluate
 from trainer.examination import examine
@@ -66,9 +68,9 @@ class FitSettings:
         check_every: Steps between two looks at the held-out loss.
         patience: Looks without a better held-out loss before training stops.
         learning_rate: Highest learning rate of the one-cycle schedule.
-        noise: Deviation of the noise that the network has to remove.
-        hidden_share: Chance of each feature to be hidden from the network in a step.
-        code_share: Width of the code as a share of the columns that vary.
+        noise: Deviations of the noise that the members of the network have to remove, one each.
+        hidden_share: Chance of each feature to be hidden from a member in a step.
+        code_share: Width of each member's code as a share of the columns that vary.
         no_history_share: Share of the rows to fit on whose history is hidden, so that an entity without any is no
             surprise.
         threads: Threads of torch while fitting; the result may differ in the last bits between numbers of threads.
@@ -76,16 +78,16 @@ class FitSettings:
 
     seed: int = 0
     network: Literal["denoising", "pca"] = "denoising"
-    most_steps: int = 2_000
+    most_steps: int = 600
     most_seconds: float | None = None
     most_records: int | None = None
     device: Device = "cpu"
     allow_leakage: bool = False
-    batch_records: int = 512
+    batch_records: int = 256
     check_every: int = 50
     patience: int = 10
     learning_rate: float = 2e-3
-    noise: float = 0.1
+    noise: tuple[float, ...] = NOISE
     hidden_share: float = 0.15
     code_share: float = 0.8
     no_history_share: float = 0.05
@@ -194,6 +196,7 @@ class _Prepared:
     encoder: Encoder
     fitting: NDArray[np.float32]
     validation: NDArray[np.float32]
+    varying: NDArray[np.bool_]
     code_width: int
 
 
@@ -246,26 +249,36 @@ def fit_detector(
     encoder, fitting, split = ready.encoder, ready.fitting, ready.split
     training: TrainingResult | None = None
     with threads_of_torch(settings.threads):
-        linear = LinearAutoencoder.fit(fitting, ready.code_width)
+        linear = LinearAutoencoder.fit(fitting[:, ready.varying], ready.code_width)
         network: Autoencoder = linear
         if settings.network == "denoising":
             network, training = _train_denoising(ready, settings, say, processes, device, checkpoints)
         say(FitProgress("calibrate", 0, 1))
         rows = _evidence_rows(np.concatenate(ready.unknown), settings, ready.rate)
         seen = np.concatenate([fitting, ready.validation])[rows]
+        calibrating = encoder.encode(ready.calibration)
+        codes = seen if len(seen) >= MOST_CODES else np.concatenate([seen, calibrating])
         facts = _facts(stream, ready.records, split, fitting, settings)
-        detectors = {
-            kind: _calibrated(
-                stream, encoder, Scorer.fit(net, seen, encoder.indicators), ready.calibration, ready.history, facts
+        scorers: dict[str, Scorer] = {}
+        if training is not None:
+            scorers[network.kind] = Scorer.fit(
+                network, seen, encoder.indicators, codes, varying=ready.varying, seed=settings.seed
             )
-            for kind, net in {network.kind: network, linear.kind: linear}.items()
-        }
-        detector = detectors[network.kind]
+        scorers[linear.kind] = Scorer.fit(linear, seen, encoder.indicators, varying=ready.varying)
+        of_normal = {kind: scorer.score(calibrating, leave_out=True) for kind, scorer in scorers.items()}
+        daily = records_per_day(ready.calibration)
+        detectors = {
+            kind: Detector(
+                stream, encoder, scorer, fit_threshold(of_normal[kind], stream.threshold, daily),
+                history=ready.history, facts=facts,
+            )
+            for kind, scorer in scorers.items()
+        }  # fmt: skip
+        detector, calibration_scores = detectors[network.kind], of_normal[network.kind]
         test = ready.records.take(split.test)
         scores = {kind: each.score(test) for kind, each in detectors.items()}
         evaluation = _evaluate(stream, test, scores)
-        feature_errors = detector.score_features(ready.calibration).mean(axis=0)
-        calibration_scores = detector.score(ready.calibration)
+        feature_errors = detector.scorer.score_features(calibrating, encoder.slices).mean(axis=0)
     counts = {name: len(getattr(split, name)) for name in ("fit", "validate", "calibrate", "test")}
     counts["spared"] = ready.spared
     counts["left_out_labelled"] = len(ready.records) - sum(counts.values())
@@ -349,16 +362,17 @@ def _prepare(
     encoder = Encoder.fit(stream, _without_history(to_fit, hidden[0]))
     fitting = encoder.encode(_without_history(to_fit, hidden[0]))
     validation = encoder.encode(_without_history(to_validate, hidden[1]))
-    varying = int((fitting.std(axis=0) > 1e-6).sum())
-    if varying == 0:
+    varying = fitting.std(axis=0) > 1e-6
+    if not varying.any():
         raise TrainingDataError(
             "every feature has the same value in all normal records: nothing can be learned from them; "
             "choose features that vary"
         )
-    code_width = max(1, min(round(varying * settings.code_share), varying - 1, encoder.width - 1))
+    count = int(varying.sum())
+    code_width = max(1, min(round(count * settings.code_share), count - 1))
     return _Prepared(
         records, history, read, split, spared, remarks, calibration, rate, unknown, encoder, fitting, validation,
-        code_width,
+        varying, code_width,
     )  # fmt: skip
 
 
@@ -428,17 +442,18 @@ def _train_denoising(
     """Train the nonlinear network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = DenoisingAutoencoder(ready.encoder.width, ready.code_width)
-    network.noise, network.hidden_share = settings.noise, settings.hidden_share
-    network.feature_of_column = torch.cat(
-        [torch.full((columns.stop - columns.start,), place) for place, columns in enumerate(ready.encoder.slices)]
+        network = DenoisingAutoencoder(int(ready.varying.sum()), ready.code_width, noise=settings.noise)
+    network.hidden_share = settings.hidden_share
+    feature_of_column = np.repeat(
+        np.arange(len(ready.encoder.slices)), [columns.stop - columns.start for columns in ready.encoder.slices]
     )
+    network.feature_of_column = torch.from_numpy(feature_of_column[ready.varying])
     # What the trainer cannot see in the network, but what another training would differ in.
     known = (("setting noise", f"{settings.noise}"), ("setting hidden_share", f"{settings.hidden_share}"))
     result = train(
         network,
-        ready.fitting,
-        ready.validation,
+        ready.fitting[:, ready.varying],
+        ready.validation[:, ready.varying],
         TrainingSettings(
             seed=settings.seed,
             most_steps=settings.most_steps,
@@ -481,20 +496,6 @@ def _evidence_rows(unknown: NDArray[np.float64], settings: FitSettings, rate: fl
     few = max(_NO_HISTORY_PER_FALSE_ALARM * rate, _LEAST_NO_HISTORY / len(unknown))
     rows = np.flatnonzero((unknown >= settings.no_history_share) | (unknown < few))
     return rows[:: -(-len(rows) // MOST_EVIDENCE_RECORDS)]
-
-
-def _calibrated(
-    stream: StreamDefinition,
-    encoder: Encoder,
-    scorer: Scorer,
-    calibration: Records,
-    history: History | None,
-    facts: dict[str, Any],
-) -> Detector:
-    """A detector with the threshold that the stream's setting asks for."""
-    scores = scorer.score(encoder.encode(calibration))
-    threshold = fit_threshold(scores, stream.threshold, records_per_day(calibration))
-    return Detector(stream, encoder, scorer, threshold, history=history, facts=facts)
 
 
 def records_per_day(records: Records) -> float | None:

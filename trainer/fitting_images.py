@@ -112,7 +112,7 @@ def fit_images(
         evaluation = _evaluate(tested, test_scores, LinearAutoencoder.fit(bright, _components(bright)), detector)
         errors = detector.score_features(calibration).mean(axis=0)
     counts = {name: len(getattr(split, name)) for name in ("fit", "validate", "calibrate")}
-    counts |= {"test": len(tested), "left_out_labelled": len(records) - sum(counts.values())}
+    counts |= {"test": len(tested), "spared": 0, "left_out_labelled": len(records) - sum(counts.values())}
     if test is None:
         counts["left_out_labelled"] -= len(tested)
     detector.facts.update(

@@ -115,7 +115,7 @@ def symbolic_link(directory: Path) -> None:
         (change_manifest(threshold={}), ArtifactRefusal.UNREADABLE),
         (broken_weights, ArtifactRefusal.UNREADABLE),
         (missing_tensor, ArtifactRefusal.UNREADABLE),
-        (change_manifest(format=3), ArtifactRefusal.FORMAT_VERSION),
+        (change_manifest(format=99), ArtifactRefusal.FORMAT_VERSION),
         (wrong_golden, ArtifactRefusal.GOLDEN_SCORES),
     ],
 )

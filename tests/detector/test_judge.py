@@ -99,7 +99,9 @@ def test_a_score_that_is_not_finite_is_neither_normal_nor_an_anomaly(tiny_detect
     scorer = tiny_detector.scorer
     broken = Detector(
         tiny_detector.stream, tiny_detector.encoder,
-        Scorer(scorer.network, **(scorer.state() | {"whitening": torch.full_like(scorer.whitening, math.nan)})),
+        Scorer.restore(
+            scorer.network, scorer.state() | {"whitening": torch.full_like(scorer.whitening, math.nan)}
+        ),
         tiny_detector.threshold,
     )  # fmt: skip
 

@@ -88,27 +88,36 @@ def naive_rarity(value: float, tail: NDArray[np.float64]) -> tuple[float, float]
 def naive_score(scorer: Scorer, row: NDArray[np.float32]) -> float:
     """The score by its definition, one number after the other in double precision."""
     state = {name: tensor.double().numpy() for name, tensor in scorer.state().items()}
-    rebuilt, code = scorer.reconstruct(row[None])[0], scorer.encode(row[None])[0]
-    standard = (np.concatenate([row - rebuilt, code]) - state["centre"]) / state["deviation"]
+    varying = scorer.varying.numpy()
+    rebuilt, code = scorer.reconstruct(row[None])[0][varying], scorer.encode(row[None])[0]
+    moving = row[varying].astype(np.float64)
+    standard = (np.concatenate([moving - rebuilt, code]) - state["centre"]) / state["deviation"]
     whitened = state["whitening"].T @ standard
-    own = state["number_whitening"].T @ row.astype(np.float64) - state["number_shift"]
-    numbers = scorer.numbers.tolist()
-    columns = [row[numbers], own, standard[: len(row)], whitened[: len(row)]]
+    own = state["number_whitening"].T @ moving - state["number_shift"]
+    left = state["linear"].T @ moving - state["linear_shift"]
+    positions, values, least = state["still"]
+    stirred = np.abs(row[positions.astype(int)] - values) / least
+    width = len(moving)
+    columns = [moving[scorer.numbers], own, np.concatenate([standard[:width], whitened[:width]])]
+    columns.append(np.concatenate([left, stirred]))
     tails = iter(state["column_tails"].T)
-    as_they_are, peaks, residuals, whitened_residuals = (
+    as_they_are, peaks, of_network, of_pca = (
         [naive_rarity(float(value), next(tails))[1] for value in family] for family in columns
     )
     statistics = [
         float(np.square(whitened).mean()),
         max(peaks, default=0.0),
-        max(residuals + whitened_residuals, default=0.0),
+        (max(of_network, default=0.0) + max(of_pca, default=0.0)) / 2,
         sum(as_they_are),
     ]
     (length, _), (peak, _), (_, surprise), (_, size) = (
         naive_rarity(value, tail) for value, tail in zip(statistics, state["statistic_tails"].T, strict=True)
     )
     trust = float(state["trust"])
-    return max(length, trust * peak) + trust * (surprise + size)
+    evidence = float(state["weight"]) * (max(length, trust * peak) + trust * (surprise + size))
+    if scorer.codebook is not None:
+        evidence += float(scorer.codebook.score(row[None])[0])
+    return naive_rarity(evidence, state["evidence_tail"][:, 0])[0]
 
 
 HEAVY = np.random.default_rng(2).standard_t(3, size=(3000, 6)).astype(np.float32)
@@ -211,7 +220,7 @@ def test_an_indicator_that_does_not_belong_to_a_record_counts_beside_its_length(
 def test_a_scorer_of_the_same_state_gives_the_same_bits() -> None:
     scorer = linear(HEAVY)
 
-    again = Scorer(scorer.network, **scorer.state())
+    again = Scorer.restore(scorer.network, scorer.state())
 
     assert again.score(10 * HEAVY).tobytes() == scorer.score(10 * HEAVY).tobytes()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detector.networks import Autoencoder, rows_times
+from detector.networks.base import Autoencoder, SteadyLinear
 
 
 class ConvolutionalAutoencoder(Autoencoder):
@@ -32,10 +32,10 @@ class ConvolutionalAutoencoder(Autoencoder):
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, filters, 4, stride=2, padding=1), nn.SiLU(),
             nn.Conv2d(filters, 2 * filters, 4, stride=2, padding=1), nn.SiLU(),
-            nn.Flatten(), _Linear(flat, hidden), nn.SiLU(), _Linear(hidden, code_width),
+            nn.Flatten(), SteadyLinear(flat, hidden), nn.SiLU(), SteadyLinear(hidden, code_width),
         )  # fmt: skip
         self.decoder = nn.Sequential(
-            _Linear(code_width, hidden), nn.SiLU(), _Linear(hidden, flat), nn.SiLU(), nn.Unflatten(1, inner),
+            SteadyLinear(code_width, hidden), nn.SiLU(), SteadyLinear(hidden, flat), nn.SiLU(), nn.Unflatten(1, inner),
             nn.ConvTranspose2d(2 * filters, filters, 4, stride=2, padding=1), nn.SiLU(),
             nn.ConvTranspose2d(filters, channels, 4, stride=2, padding=1), nn.Flatten(),
         )  # fmt: skip
@@ -57,10 +57,3 @@ class ConvolutionalAutoencoder(Autoencoder):
             "kind": self.kind, "height": height, "width": width, "channels": channels, "code_width": self.code_width,
             "filters": self.filters, "hidden": self.hidden,
         }  # fmt: skip
-
-
-class _Linear(nn.Linear):
-    """A linear layer that gives a row the same bits wherever it stands."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        return rows_times(input, self.weight.T) + self.bias

@@ -1,0 +1,274 @@
+"""A codebook of normal records: each record rebuilt from the codes nearest to it, and how unlike them it is.
+
+It is the autoencoder without weights: its code says which normal records are nearest, decoding is their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+NEIGHBOURS = 5
+"""Codes that a record is rebuilt from."""
+
+MOST_CODES = 8_192
+"""Most records that become codes, drawn at random from more."""
+
+PROBES = 5
+"""Most cells that are searched: codes further off are no neighbours of a normal record."""
+
+_CODES_A_CELL = 96
+_ROUNDS = 6
+_LEAST_DEVIATION = 0.01
+_NEAR = 1e-6
+"""Added to squared distances before they become weights, so that a record equal to a code has a finite one."""
+_SHARE_OF_SPACING = 0.1
+_ROWS_AT_ONCE = 4_096
+_TYPICAL = 0.95
+_MOST_TYPICAL_RECORDS = 4_096
+
+
+class Codebook:
+    """Normal records as codes, in cells, with how far each is from its own neighbours.
+
+    A record is rebuilt from the codes nearest to it, the nearer the more they count. Four measures of how unlike it is
+    from them are put in units of their 95% point among normal records, and the mean of log(1 + measure) is its score:
+
+    - the length of its residual;
+    - the mean of log(1 + q) over the columns, with q the squared residual in units of normal ones: oddness that is
+      spread over many columns counts more than one wild column;
+    - the distance from the nearest code: two codes on either side of a gap rebuild what lies in it;
+    - the mean distance from its neighbours in units of their own: a gap between two dense groups counts, the rim of a
+      sparse one less.
+
+    The search looks at the cells whose centres are nearest, at most `PROBES` of them, so that its cost does not grow
+    with the codes. What is found depends on the record alone: its bits are the same in any batch.
+
+    Sources: Linde, Buzo and Gray, "An Algorithm for Vector Quantizer Design", IEEE Transactions on Communications 28,
+        1980 (codes); Sivic and Zisserman, "Video Google", ICCV 2003 (cells as an inverted file); Shepard, "A
+        two-dimensional interpolation function for irregularly-spaced data", ACM 1968 (weights by inverse squared
+        distance); Breunig et al., "LOF: Identifying Density-Based Local Outliers", SIGMOD 2000 (distances in units of
+        the neighbours' own).
+    """
+
+    STATE = ("columns", "still", "values", "centres", "radii", "starts", "codes", "spacing", "scale", "typical")
+    """Names of the arrays that were fitted."""
+
+    def __init__(
+        self, *, columns: NDArray[Any], still: NDArray[Any], values: NDArray[Any], centres: NDArray[Any],
+        radii: NDArray[Any], starts: NDArray[Any],
+        codes: NDArray[Any], spacing: NDArray[Any], scale: NDArray[Any], typical: NDArray[Any],
+    ) -> None:  # fmt: skip
+        self.columns, self.starts = np.array(columns, np.int64), np.array(starts, np.int64)  # (d,), (c + 1,)
+        self.still, self.values = np.array(still, np.int64), np.array(values, np.float32)  # (e - d,), (e - d,)
+        self.centres, self.radii = np.array(centres, np.float32), np.array(radii, np.float32)  # (c, d), (c,)
+        self.codes, self.spacing = np.array(codes, np.float32), np.array(spacing, np.float64)  # (m, d), (m,)
+        self.scale, self.typical = np.array(scale, np.float32), np.array(typical, np.float64)  # (d,), (4,)
+        # Column by column within a cell, (d * codes of the cell): all its codes are compared in one go.
+        self._blocks = np.concatenate([self.codes[a:b].T.ravel() for a, b in pairwise(self.starts)])
+        self._centre_block = self.centres.T.ravel()  # (d * c,)
+
+    @classmethod
+    def fit(cls, rows: NDArray[np.float32], seed: int = 0) -> Codebook:
+        """Learn codes, and what is typical, from encoded normal records (n, e), at least three.
+
+        Columns that never vary among them are left out of the search: all codes are equally far in these.
+        """
+        draw = np.random.default_rng(seed)
+        varies = rows.std(axis=0) > 1e-6
+        columns, still = np.flatnonzero(varies), np.flatnonzero(~varies)
+        chosen = rows if len(rows) <= MOST_CODES else rows[np.sort(draw.permutation(len(rows))[:MOST_CODES])]
+        chosen = chosen[:, columns]
+        centres, cell = _cells(chosen, draw)
+        order = np.argsort(cell, kind="stable")
+        codes, cell = chosen[order], cell[order]
+        starts = np.searchsorted(cell, np.arange(len(centres) + 1))
+        distances = np.sqrt(np.square(codes - centres[cell]).sum(axis=1))
+        radii = np.array([distances[a:b].max(initial=0.0) for a, b in pairwise(starts)])
+        book = cls(
+            columns=columns, still=still, values=rows[:, still].mean(axis=0), centres=centres, radii=radii,
+            starts=starts, codes=codes, spacing=np.ones(len(codes)),
+            scale=np.ones(len(columns)), typical=np.ones(4),
+        )  # fmt: skip
+        # Each code is judged as if it were none: held out from the others by itself.
+        _, nearest = book._search(codes, leave_out=True)
+        book.spacing = nearest.mean(axis=1)
+        book.spacing += _SHARE_OF_SPACING * float(np.median(book.spacing)) + 1e-9
+        sample = codes[:: -(-len(codes) // _MOST_TYPICAL_RECORDS)]
+        residuals = sample - book._search(sample, leave_out=True)[0]
+        book.scale = (np.sqrt(np.square(residuals).mean(axis=0)) + _LEAST_DEVIATION).astype(np.float32)
+        book.typical = np.quantile(book._measures(sample, leave_out=True), _TYPICAL, axis=0) + 1e-9
+        return book
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that was fitted: arrays by the names of `STATE`, as the constructor takes them."""
+        return {name: getattr(self, name) for name in self.STATE}
+
+    @property
+    def cost(self) -> int:
+        """About how many multiplications one record takes."""
+        searched = min(len(self.codes), PROBES * _CODES_A_CELL)
+        return (len(self.centres) + searched) * len(self.columns)
+
+    def reconstruct(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Reconstructions (n, e) of encoded records (n, e); columns that never varied are as they are."""
+        rebuilt = matrix.copy()
+        rebuilt[:, self.columns] = self._search(matrix[:, self.columns], leave_out=False)[0]
+        return rebuilt
+
+    def score(self, matrix: NDArray[np.float32], *, leave_out: bool = False) -> NDArray[np.float64]:
+        """How unlike its nearest codes each record is, (n,): at least 0, below .7 on most normal records, without end.
+
+        Where a column that never varied does, all codes are as far off as it is.
+
+        Args:
+            matrix: Encoded records, (n, e).
+            leave_out: Whether one code that equals the record does not count, so that a code is judged as if it were
+                none.
+        """
+        parts = [
+            self._score(matrix[start : start + _ROWS_AT_ONCE], leave_out=leave_out)
+            for start in range(0, max(len(matrix), 1), _ROWS_AT_ONCE)
+        ]
+        return np.concatenate(parts)
+
+    def _score(self, matrix: NDArray[np.float32], *, leave_out: bool) -> NDArray[np.float64]:
+        apart = np.square(matrix[:, self.still] - self.values).T  # (e - d, n): added up row by row, in one order
+        further = np.zeros(len(matrix))
+        for column in apart:
+            further += column
+        return self._compiled(matrix[:, self.columns], further, leave_out=leave_out)[3]
+
+    def _search(self, rows: NDArray[np.float32], *, leave_out: bool) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Reconstructions (n, d) and the distances of the codes that they are made of, (n, k)."""
+        rebuilt, distances, _, _ = self._compiled(rows, np.zeros(len(rows)), leave_out=leave_out)
+        return rebuilt, distances
+
+    def _measures(self, rows: NDArray[np.float32], *, leave_out: bool) -> NDArray[np.float64]:
+        return self._compiled(rows, np.zeros(len(rows)), leave_out=leave_out)[2]
+
+    def _compiled(
+        self, rows: NDArray[np.float32], further: NDArray[np.float64], *, leave_out: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Reconstructions, distances, measures and scores; `further` is added to squared distances from all codes."""
+        n, width = rows.shape
+        rebuilt = np.empty((n, width), np.float32)
+        distances = np.empty((n, max(1, min(NEIGHBOURS, len(self.codes) - 1))))
+        measures, scores = np.empty((n, 4)), np.empty(n)
+        _compare(
+            np.ascontiguousarray(rows, np.float32), further, self._centre_block, self.radii, self.starts, self._blocks,
+            self.codes, self.spacing, self.scale, self.typical, leave_out, PROBES, rebuilt, distances, measures, scores,
+        )  # fmt: skip
+        return rebuilt, distances, measures, scores
+
+
+def _cells(rows: NDArray[np.float32], draw: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Centres (c, d) of groups of rows by k-means, and the group of each row (n,)."""
+    count = max(1, math.ceil(len(rows) / _CODES_A_CELL))
+    centres = rows[draw.permutation(len(rows))[:count]].astype(np.float64)
+    wide = rows.astype(np.float64)
+    cell = np.zeros(len(rows), np.int64)
+    for _ in range(_ROUNDS if count > 1 else 1):
+        cell = (np.square(centres).sum(axis=1) - 2 * wide @ centres.T).argmin(axis=1)
+        sizes = np.bincount(cell, minlength=count)
+        order = np.argsort(cell, kind="stable")
+        filled = np.flatnonzero(sizes)
+        sums = np.add.reduceat(wide[order], np.cumsum(sizes[filled]) - sizes[filled], axis=0)
+        centres[filled] = sums / sizes[filled, None]
+    return centres.astype(np.float32), cell
+
+
+@njit(inline="always")
+def _squares(record, block, size, sums):  # type: ignore[no-untyped-def]
+    """Squared distances of a record (d,) from the codes of a block (d * size,), into `sums`."""
+    sums[:size] = 0.0
+    for column in range(len(record)):
+        value, others = record[column], block[column * size : (column + 1) * size]
+        for place in range(size):
+            difference = value - others[place]
+            sums[place] += difference * difference
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _compare(  # type: ignore[no-untyped-def]  # noqa: C901 - one compiled loop: each row is finished before the next
+    rows, further, centre_block, radii, starts, blocks, codes, spacing, scale, typical, leave_out, probes,
+    rebuilt, distances, measures, scores,
+):  # fmt: skip
+    """Each row by itself, into the last four arrays; arithmetic is IEEE's: nothing is reordered."""
+    width, cells, wanted = rows.shape[1], len(radii), distances.shape[1]
+    largest = 0
+    for cell in range(cells):
+        largest = max(largest, starts[cell + 1] - starts[cell])
+    to_centres, squares = np.empty(cells, np.float32), np.empty(largest, np.float32)
+    best, place = np.empty(wanted, np.float32), np.empty(wanted, np.int64)
+    for row in range(len(rows)):
+        record = rows[row]
+        _squares(record, centre_block, cells, to_centres)
+        best[:] = np.inf
+        place[:] = 0
+        left_out = not leave_out
+        for _ in range(min(probes, cells)):
+            cell = 0
+            for other in range(1, cells):
+                if to_centres[other] < to_centres[cell]:
+                    cell = other
+            bound = math.sqrt(to_centres[cell]) - radii[cell]
+            to_centres[cell] = np.inf
+            if bound > 0.0 and bound * bound > best[wanted - 1]:
+                continue  # none of its codes can be nearer
+            start, size = starts[cell], starts[cell + 1] - starts[cell]
+            _squares(record, blocks[start * width : (start + size) * width], size, squares)
+            for code in range(size):
+                square = squares[code]
+                if square >= best[wanted - 1]:
+                    continue
+                if square == 0.0 and not left_out:
+                    left_out = True
+                    continue
+                slot = wanted - 1
+                while slot > 0 and best[slot - 1] > square:
+                    best[slot], place[slot] = best[slot - 1], place[slot - 1]
+                    slot -= 1
+                best[slot], place[slot] = square, start + code
+        # Where the searched cells hold fewer codes than wanted, the furthest that was found stands for the rest.
+        found = 1
+        while found < wanted and best[found] < np.inf:
+            found += 1
+        for slot in range(found, wanted):
+            best[slot], place[slot] = best[found - 1], place[found - 1]
+        total = 0.0
+        for slot in range(found):
+            total += 1.0 / (best[slot] + _NEAR)
+        rebuilt[row] = 0.0
+        for slot in range(found):
+            weight = np.float32(1.0 / (best[slot] + _NEAR) / total)
+            for column in range(width):
+                rebuilt[row, column] += weight * codes[place[slot], column]
+        standard = further[row] / _LEAST_DEVIATION / _LEAST_DEVIATION
+        length, product, logarithms = further[row], 1.0 + standard, 0.0
+        for column in range(width):
+            residual = float(record[column] - rebuilt[row, column])
+            length += residual * residual
+            standard = residual / scale[column]
+            product *= 1.0 + standard * standard
+            if product > 1e100:  # one logarithm for many columns
+                logarithms += math.log(product)
+                product = 1.0
+        apart, usual = 0.0, 0.0
+        for slot in range(wanted):
+            distances[row, slot] = math.sqrt(best[slot] + further[row])
+            apart += distances[row, slot]
+            usual += spacing[place[slot]]
+        measures[row, 0] = math.sqrt(length)
+        measures[row, 1] = (logarithms + math.log(product)) / width
+        measures[row, 2] = distances[row, 0]
+        measures[row, 3] = apart / usual
+        score = 0.0
+        for measure in range(4):
+            score += math.log1p(measures[row, measure] / typical[measure])
+        scores[row] = score / 4
