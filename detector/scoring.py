@@ -116,8 +116,9 @@ class Scorer:
 
     kind = "table"
 
-    STATE = ("varying", "still", "centre", "deviation", "whitening", "numbers", "number_whitening", "number_shift", "linear",
-             "linear_shift", "column_tails", "statistic_tails", "trust", "weight", "evidence_tail")  # fmt: skip
+    STATE = ("varying", "still", "centre", "deviation", "whitening", "numbers", "number_whitening", "number_shift",
+             "linear", "linear_shift", "column_tails", "statistic_tails", "trust", "weight",
+             "evidence_tail")  # fmt: skip
     """Names of the tensors that were fitted, beside those of the codebook."""
 
     def __init__(
