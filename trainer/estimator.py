@@ -31,7 +31,9 @@ from trainer.fitting import LEAST_NORMAL_RECORDS, FitSettings, fit_detector
 from trainer.proposal import propose
 
 
-def fit(records: Any, stream: StreamDefinition | Path | str | None = None, *, seed: int = 0) -> Detector:
+def fit(
+    records: Any, stream: StreamDefinition | Path | str | None = None, *, seed: int = 0, allow_leakage: bool = False
+) -> Detector:
     """Fit a detector on normal records.
 
     Rows of a table that are not records of the stream are left out with a warning; those that the stream's label
@@ -44,6 +46,7 @@ def fit(records: Any, stream: StreamDefinition | Path | str | None = None, *, se
             are numbers named x0, x1, ..., images are scored at about their own size, and a definition is proposed for a
             table as `offbeat init` does.
         seed: The same data and seed give the same detector.
+        allow_leakage: Whether a feature may by itself tell the labelled anomalies from normal records.
 
     Raises:
         TrainingDataError: The data cannot train or calibrate a detector; says what is missing.
@@ -51,7 +54,7 @@ def fit(records: Any, stream: StreamDefinition | Path | str | None = None, *, se
         ValueError: A matrix has the wrong shape, or holds an infinity.
     """
     definition, decoded = to_records(records, stream)
-    return fit_detector(decoded, definition, FitSettings(seed=seed))[0]
+    return fit_detector(decoded, definition, FitSettings(seed=seed, allow_leakage=allow_leakage))[0]
 
 
 def to_records(data: Any, stream: StreamDefinition | Path | str | None) -> tuple[StreamDefinition, Records]:

@@ -64,7 +64,7 @@ def examine(
             "records, as a field does that is filled in when the answer is known: on the stream it is empty then, and "
             "the quality measured here is its own; remove "
             f"{'it' if one else 'them'} from the stream definition, or where the value is known when a record is "
-            "scored, allow it with --allow-leakage"
+            "scored, allow it with --allow-leakage (from Python allow_leakage=True)"
         )
     remarks = [
         f"feature {label!r} by itself tells the labelled anomalies from normal records (AUROC {value:.4f}): the "
