@@ -102,7 +102,8 @@ class Codebook:
         sample = codes[:: -(-len(codes) // _MOST_TYPICAL_RECORDS)]
         residuals = sample - book._search(sample, leave_out=True)[0]
         book.scale = (np.sqrt(np.square(residuals).mean(axis=0)) + _LEAST_DEVIATION).astype(np.float32)
-        book.typical = np.quantile(book._measures(sample, leave_out=True), _TYPICAL, axis=0) + 1e-9
+        measures = book._compiled(sample, np.zeros(len(sample)), leave_out=True)[2]
+        book.typical = np.quantile(measures, _TYPICAL, axis=0) + 1e-9
         return book
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -131,26 +132,30 @@ class Codebook:
             leave_out: Whether one code that equals the record does not count, so that a code is judged as if it were
                 none.
         """
-        parts = [
-            self._score(matrix[start : start + _ROWS_AT_ONCE], leave_out=leave_out)
-            for start in range(0, max(len(matrix), 1), _ROWS_AT_ONCE)
-        ]
-        return np.concatenate(parts)
+        return self._in_chunks(matrix, leave_out=leave_out)[1]
 
-    def _score(self, matrix: NDArray[np.float32], *, leave_out: bool) -> NDArray[np.float64]:
-        apart = np.square(matrix[:, self.still] - self.values).T  # (e - d, n): added up row by row, in one order
-        further = np.zeros(len(matrix))
-        for column in apart:
-            further += column
-        return self._compiled(matrix[:, self.columns], further, leave_out=leave_out)[3]
+    def measures(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What the scores of encoded records (n, e) are made of, (n, 4) in the order above; no code is left out."""
+        return self._in_chunks(matrix, leave_out=False)[0]
+
+    def _in_chunks(
+        self, matrix: NDArray[np.float32], *, leave_out: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Measures (n, 4) and scores (n,), in no more memory than a chunk needs."""
+        measures, scores = np.empty((len(matrix), 4)), np.empty(len(matrix))
+        for start in range(0, len(matrix), _ROWS_AT_ONCE):
+            chunk = slice(start, start + _ROWS_AT_ONCE)
+            rows = matrix[chunk]
+            further = np.zeros(len(rows))
+            for column in np.square(rows[:, self.still] - self.values).T:  # one after the other: in one order
+                further += column
+            _, _, measures[chunk], scores[chunk] = self._compiled(rows[:, self.columns], further, leave_out=leave_out)
+        return measures, scores
 
     def _search(self, rows: NDArray[np.float32], *, leave_out: bool) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Reconstructions (n, d) and the distances of the codes that they are made of, (n, k)."""
         rebuilt, distances, _, _ = self._compiled(rows, np.zeros(len(rows)), leave_out=leave_out)
         return rebuilt, distances
-
-    def _measures(self, rows: NDArray[np.float32], *, leave_out: bool) -> NDArray[np.float64]:
-        return self._compiled(rows, np.zeros(len(rows)), leave_out=leave_out)[2]
 
     def _compiled(
         self, rows: NDArray[np.float32], further: NDArray[np.float64], *, leave_out: bool

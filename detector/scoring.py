@@ -35,11 +35,8 @@ LEAST_STATISTIC_SPREAD = 1e-3
 DOUBTED_RECORDS = 1_000
 """Tails that so many normal records taught count half."""
 
-TAILS_WEIGHT = 0.05
-"""What a decade of rarity counts beside the codebook's score, where few records taught the tails."""
-
-RECORDS_OF_FULL_WEIGHT, MOST_WEIGHED_RECORDS = 10_000, 100_000
-"""Records that raise the weight of tails by `TAILS_WEIGHT` once more, and beyond how many it is not raised further."""
+TAILS_AGAINST, TAILS_BESIDE = 0.15, 0.05
+"""What a decade of rarity counts against the codebook's score, of which the larger counts, and beside it."""
 
 _DECADE = 1 / math.log(10)
 
@@ -100,12 +97,13 @@ class Scorer:
     in decades: each rarity is 1 at the 90% point of normal records, 2 at the 99% point, and minus the logarithm to base
     10 of the probability of a generalised Pareto tail from there on; what is not beyond its 90% point adds nothing.
     Where few records taught the tails, all but the length counts less. The codebook tells how far a record is from all
-    normal ones, which no network of few weights can remember; the two are added,
+    normal ones, which no network of few weights can remember. They are two views of a record, from near and from far,
+    so the larger counts, and a little of the tails in any case:
 
-        evidence = codebook + weight * tails,    weight = TAILS_WEIGHT * (1 + records / RECORDS_OF_FULL_WEIGHT)
+        evidence = max(codebook, .15 tails) + .05 tails
 
-    since tails are known the better the more records taught them. The score is the rarity of the evidence among normal
-    records, in decades on the same scale: 1 is a record in ten, 2 one in a hundred, and so on without end.
+    The score is the rarity of the evidence among normal records, in decades on the same scale: 1 is a record in ten, 2
+    one in a hundred, and so on without end.
 
     Sources: Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
         Multivariate Analysis 88, 2004 (the shrinkage of the covariance); Kessy, Lewin and Strimmer, "Optimal Whitening
@@ -117,15 +115,14 @@ class Scorer:
     kind = "table"
 
     STATE = ("varying", "still", "centre", "deviation", "whitening", "numbers", "number_whitening", "number_shift",
-             "linear", "linear_shift", "column_tails", "statistic_tails", "trust", "weight",
-             "evidence_tail")  # fmt: skip
+             "linear", "linear_shift", "column_tails", "statistic_tails", "trust", "evidence_tail")  # fmt: skip
     """Names of the tensors that were fitted, beside those of the codebook."""
 
     def __init__(
         self, network: Autoencoder, codebook: Codebook | None, *, varying: Tensor, still: Tensor, centre: Tensor,
         deviation: Tensor, whitening: Tensor, numbers: Tensor, number_whitening: Tensor, number_shift: Tensor,
         linear: Tensor, linear_shift: Tensor, column_tails: Tensor, statistic_tails: Tensor, trust: Tensor,
-        weight: Tensor, evidence_tail: Tensor,
+        evidence_tail: Tensor,
     ) -> None:  # fmt: skip
         self.network, self.codebook = network.eval(), codebook
         self.varying = _copy(varying)  # (v,): positions of the columns that the network rebuilds
@@ -140,7 +137,6 @@ class Scorer:
         self.column_tails = _copy(column_tails)  # (5, 2 c + 3 v + d): of `_columns`
         self.statistic_tails = _copy(statistic_tails)  # (5, 4): of `_statistics`
         self.trust = _copy(trust)  # (): the weight of what single columns say
-        self.weight = _copy(weight)  # (): of the tails beside the codebook
         self.evidence_tail = _copy(evidence_tail)  # (5, 1): of what both say together
 
     @classmethod
@@ -182,7 +178,6 @@ class Scorer:
         linear, linear_shift = _linear_residuals(moving, network.code_width, floor)
         still = np.stack([np.flatnonzero(~varying), matrix[:, ~varying].mean(axis=0), least[~varying]])
         number_whitening = (record_whitening / record_deviation[:, None])[:, numbers]
-        more = 0.0 if codes is None else min(n, MOST_WEIGHED_RECORDS) / RECORDS_OF_FULL_WEIGHT
         scorer = cls(
             network,
             None if codes is None else Codebook.fit(codes, seed),
@@ -199,7 +194,6 @@ class Scorer:
             column_tails=torch.zeros(5, 2 * len(numbers) + 3 * width + matrix.shape[1]),
             statistic_tails=torch.zeros(5, 4, dtype=torch.float64),
             trust=torch.tensor(n / (n + DOUBTED_RECORDS), dtype=torch.float64),
-            weight=torch.tensor(TAILS_WEIGHT * (1 + more), dtype=torch.float64),
             evidence_tail=torch.zeros(5, 1, dtype=torch.float64),
         )
         columns = in_tiles(lambda rows: scorer._columns(rows)[1].T, matrix)
@@ -259,8 +253,11 @@ class Scorer:
     def _evidence(self, matrix: NDArray[np.float32], *, leave_out: bool) -> NDArray[np.float64]:
         """What codebook and tails say together, (n,)."""
         tails: NDArray[np.float64] = in_tiles(self._tails_of_tile, matrix)
-        weighed = float(self.weight) * tails
-        return weighed if self.codebook is None else self.codebook.score(matrix, leave_out=leave_out) + weighed
+        if self.codebook is None:
+            return tails
+        distant = self.codebook.score(matrix, leave_out=leave_out)
+        together: NDArray[np.float64] = np.maximum(distant, TAILS_AGAINST * tails) + TAILS_BESIDE * tails
+        return together
 
     def _tails_of_tile(self, rows: Tensor) -> Tensor:
         statistics = self._statistics(rows)
@@ -352,7 +349,7 @@ def _linear_residuals(
         Factors (v, 2 v) and shifts (2 v,): the residuals of rows are `rows @ factors - shifts`.
     """
     width = matrix.shape[1]
-    pca = LinearAutoencoder.fit(matrix, code_width)
+    pca = LinearAutoencoder.fit(matrix, min(code_width, width))
     mean, components = pca.mean.double().numpy(), pca.components.double().numpy()
     maps = np.concatenate([np.eye(width) - components.T @ components, components.T], axis=1)  # (v, v + k)
     centre, deviation, whitening = _whitening((matrix - mean) @ maps, floor[: maps.shape[1]])

@@ -114,9 +114,9 @@ def naive_score(scorer: Scorer, row: NDArray[np.float32]) -> float:
         naive_rarity(value, tail) for value, tail in zip(statistics, state["statistic_tails"].T, strict=True)
     )
     trust = float(state["trust"])
-    evidence = float(state["weight"]) * (max(length, trust * peak) + trust * (surprise + size))
+    evidence = max(length, trust * peak) + trust * (surprise + size)
     if scorer.codebook is not None:
-        evidence += float(scorer.codebook.score(row[None])[0])
+        evidence = max(float(scorer.codebook.score(row[None])[0]), 0.15 * evidence) + 0.05 * evidence
     return naive_rarity(evidence, state["evidence_tail"][:, 0])[0]
 
 
