@@ -17,13 +17,16 @@ from detector.scoring import TILE
 def scorer(kind: str, width: int, code_width: int) -> Scorer:
     rows = np.random.default_rng(width).normal(size=(400, width)).astype(np.float32)
     torch.manual_seed(width)
-    network: Autoencoder = (
-        LinearAutoencoder.fit(rows, code_width) if kind == "pca" else DenoisingAutoencoder(width, code_width)
-    )
-    return Scorer.fit(network, rows, np.zeros(width, np.bool_))
+    network: Autoencoder
+    if kind == "pca":
+        network = LinearAutoencoder.fit(rows, code_width)
+    else:
+        noise = (0.05, 0.1, 0.3) if kind == "ensemble" else (0.1,)
+        network = DenoisingAutoencoder(width, code_width, noise=noise)
+    return Scorer.fit(network, rows, np.zeros(width, np.bool_), None if kind == "pca" else rows)
 
 
-@pytest.mark.parametrize("kind", ["pca", "denoising"])
+@pytest.mark.parametrize("kind", ["pca", "denoising", "ensemble"])
 @pytest.mark.parametrize(
     ("width", "code_width"),
     [(2, 1), (3, 2), (5, 4), (6, 5), (7, 3), (8, 6), (9, 7), (13, 6), (17, 11), (30, 24), (41, 33)],
@@ -50,7 +53,7 @@ def test_a_row_has_the_same_bits_at_every_place(kind: str, width: int, code_widt
             assert np.roll(values, -shift, axis=0).tobytes() == expected[name].tobytes(), (name, shift)
 
 
-@pytest.mark.parametrize("kind", ["pca", "denoising"])
+@pytest.mark.parametrize("kind", ["pca", "denoising", "ensemble"])
 def test_a_row_has_the_same_bits_on_any_number_of_threads(kind: str) -> None:
     before = torch.get_num_threads()
     try:

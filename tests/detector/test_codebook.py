@@ -1,0 +1,155 @@
+"""The codebook: what it finds against an exhaustive search, what its scores are made of, bits that do not change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from detector import Codebook
+from detector.codebook import NEIGHBOURS
+
+DRAW = np.random.default_rng(20260101)
+GROUPS = DRAW.normal(0, 4, size=(6, 7))
+NORMAL = (GROUPS[DRAW.integers(6, size=3_000)] + DRAW.normal(0, 0.5, size=(3_000, 7))).astype(np.float32)
+OTHERS = (GROUPS[DRAW.integers(6, size=500)] + DRAW.normal(0, 1.0, size=(500, 7))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def book() -> Codebook:
+    return Codebook.fit(NORMAL)
+
+
+def nearest(row: NDArray[np.float32], codes: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The nearest codes of a row and their distances, by looking at all of them."""
+    distances = np.sqrt(np.square(codes.astype(np.float64) - row).sum(axis=1))
+    order = np.argsort(distances, kind="stable")[:NEIGHBOURS]
+    return order, distances[order]
+
+
+def test_every_normal_record_is_a_code(book: Codebook) -> None:
+    assert sorted(map(tuple, book.codes.tolist())) == sorted(map(tuple, NORMAL.tolist()))
+
+
+def test_records_are_rebuilt_from_their_nearest_codes_by_inverse_squared_distance(
+    book: Codebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.codebook.PROBES", 1_000)  # every cell
+    expected = []
+    for row in OTHERS:
+        places, distances = nearest(row, book.codes)
+        weights = 1 / (distances**2 + 1e-6)
+        expected.append((weights[:, None] * book.codes[places]).sum(axis=0) / weights.sum())
+
+    np.testing.assert_allclose(book.reconstruct(OTHERS), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_few_cells_hold_the_nearest_codes_of_most_records(book: Codebook) -> None:
+    found = book.measures(OTHERS)[:, 2]
+    least = np.array([nearest(row, book.codes)[1][0] for row in OTHERS])
+
+    assert (found >= least * (1 - 1e-5)).all()
+    assert (found <= least * 1.001).mean() > 0.95
+
+
+def test_scores_are_made_of_the_four_measures_by_their_definition(
+    book: Codebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.codebook.PROBES", 1_000)
+    rebuilt = book.reconstruct(OTHERS).astype(np.float64)
+    residuals = OTHERS - rebuilt
+    expected = []
+    for row, residual in zip(OTHERS, residuals, strict=True):
+        places, distances = nearest(row, book.codes)
+        by_column = np.log1p(np.square(residual / book.scale)).mean()
+        own = distances.mean() / book.spacing[places].mean()
+        measures = np.array([np.sqrt(np.square(residual).sum()), by_column, distances[0], own])
+        expected.append(np.log1p(measures / book.typical).mean())
+
+    np.testing.assert_allclose(book.score(OTHERS), expected, rtol=1e-3)
+
+
+def test_a_code_is_judged_as_if_it_were_none(book: Codebook) -> None:
+    without_first = Codebook.fit(NORMAL[1:])
+    # The same codes but one, and what is typical hardly moves.
+    assert book.score(NORMAL[:1], leave_out=True) == pytest.approx(without_first.score(NORMAL[:1]), rel=0.05)
+    assert (book.score(NORMAL) < book.score(NORMAL, leave_out=True)).all()
+    assert np.quantile(book.measures(NORMAL)[:, 2], 0.99) == 0
+
+
+def test_of_two_equal_codes_one_is_left_out() -> None:
+    rows = np.concatenate([NORMAL[:300], NORMAL[:1]])
+
+    twice = Codebook.fit(rows)
+
+    assert twice.measures(rows[:1])[0, 2] == 0
+    assert twice.score(rows[:1], leave_out=True) < twice.score(rows[1:2], leave_out=True)
+
+
+def test_the_same_record_gets_the_same_bits_alone_and_anywhere_in_a_batch(book: Codebook) -> None:
+    together = book.score(OTHERS)
+
+    assert all(book.score(OTHERS[row : row + 1])[0] == together[row] for row in range(len(OTHERS)))
+    assert (book.score(OTHERS[::-1])[::-1] == together).all()
+    many = np.concatenate([NORMAL, NORMAL, OTHERS])  # more than are looked at in one go
+    assert (book.score(many)[-len(OTHERS) :] == together).all()
+
+
+def test_stranger_records_score_higher_without_end(book: Codebook) -> None:
+    away = np.geomspace(20, 1e6, 40).astype(np.float32)[:, None] * np.ones(7, np.float32)
+
+    scores = book.score(away)
+
+    assert np.isfinite(scores).all()
+    assert (np.diff(scores) > 0).all()
+    assert scores[0] > book.score(NORMAL, leave_out=True).max()
+
+
+def test_a_gap_between_dense_groups_is_stranger_than_the_rim_of_a_sparse_one() -> None:
+    draw = np.random.default_rng(0)
+    left, right = draw.normal(0, 0.02, size=(600, 2)), draw.normal((0.5, 0), 0.02, size=(600, 2))
+    sparse = draw.normal(20, 2.0, size=(600, 2))
+    book = Codebook.fit(np.concatenate([left, right, sparse]).astype(np.float32))
+    gap, rim = np.array([[0.25, 0.0]], np.float32), np.array([[25.0, 25.0]], np.float32)
+
+    assert book.measures(gap)[0, 2] < book.measures(rim)[0, 2]
+    assert book.measures(gap)[0, 3] > 2 * book.measures(rim)[0, 3]
+
+
+def test_a_record_that_differs_where_none_ever_did_is_strange() -> None:
+    rows = np.concatenate([NORMAL[:500], np.full((500, 1), -0.1, np.float32)], axis=1)
+    book = Codebook.fit(rows)
+    flagged = rows.copy()
+    flagged[:, 7] = 20.0
+
+    assert book.columns.tolist() == list(range(7))
+    assert (book.score(flagged) > 2 * book.score(rows, leave_out=True).max()).all()
+
+
+def test_a_record_that_is_no_number_has_no_score(book: Codebook) -> None:
+    rows = OTHERS[:2].copy()
+    rows[0, 3] = np.nan
+
+    assert np.isnan(book.score(rows)).tolist() == [True, False]
+
+
+def test_more_records_than_codes_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.codebook.MOST_CODES", 200)
+
+    first, again, other = (Codebook.fit(NORMAL, seed) for seed in (0, 0, 1))
+
+    assert len(first.codes) == 200
+    assert (first.codes == again.codes).all()
+    assert not (first.codes == other.codes).all()
+
+
+@pytest.mark.parametrize("n", [3, 4, 20, 97])
+def test_few_codes_give_finite_scores(n: int) -> None:
+    book = Codebook.fit(NORMAL[:n])
+
+    assert np.isfinite(book.score(OTHERS)).all()
+    assert np.isfinite(book.score(NORMAL[:n], leave_out=True)).all()
+
+
+def test_a_codebook_of_the_same_state_gives_the_same_bits(book: Codebook) -> None:
+    assert Codebook(**book.state()).score(OTHERS).tobytes() == book.score(OTHERS).tobytes()
