@@ -38,6 +38,9 @@ DOUBTED_RECORDS = 1_000
 TAILS_AGAINST, TAILS_BESIDE = 0.15, 0.05
 """What a decade of rarity counts against the codebook's score, of which the larger counts, and beside it."""
 
+RECORDS_OF_HALF_AS_MUCH_AGAIN = 5_000
+"""So many normal records let the tails count half as much again beside the codebook, very many twice as much."""
+
 _DECADE = 1 / math.log(10)
 
 
@@ -100,7 +103,7 @@ class Scorer:
     normal ones, which no network of few weights can remember. They are two views of a record, from near and from far,
     so the larger counts, and a little of the tails in any case:
 
-        evidence = max(codebook, .15 tails) + .05 tails
+        evidence = max(codebook, .15 tails) + beside * tails,    beside = .05 (1 + records / (records + 5000))
 
     The score is the rarity of the evidence among normal records, in decades on the same scale: 1 is a record in ten, 2
     one in a hundred, and so on without end.
@@ -115,14 +118,15 @@ class Scorer:
     kind = "table"
 
     STATE = ("varying", "still", "centre", "deviation", "whitening", "numbers", "number_whitening", "number_shift",
-             "linear", "linear_shift", "column_tails", "statistic_tails", "trust", "evidence_tail")  # fmt: skip
+             "linear", "linear_shift", "column_tails", "statistic_tails", "trust", "beside",
+             "evidence_tail")  # fmt: skip
     """Names of the tensors that were fitted, beside those of the codebook."""
 
     def __init__(
         self, network: Autoencoder, codebook: Codebook | None, *, varying: Tensor, still: Tensor, centre: Tensor,
         deviation: Tensor, whitening: Tensor, numbers: Tensor, number_whitening: Tensor, number_shift: Tensor,
         linear: Tensor, linear_shift: Tensor, column_tails: Tensor, statistic_tails: Tensor, trust: Tensor,
-        evidence_tail: Tensor,
+        beside: Tensor, evidence_tail: Tensor,
     ) -> None:  # fmt: skip
         self.network, self.codebook = network.eval(), codebook
         self.varying = _copy(varying)  # (v,): positions of the columns that the network rebuilds
@@ -137,6 +141,7 @@ class Scorer:
         self.column_tails = _copy(column_tails)  # (5, 2 c + 3 v + d): of `_columns`
         self.statistic_tails = _copy(statistic_tails)  # (5, 4): of `_statistics`
         self.trust = _copy(trust)  # (): the weight of what single columns say
+        self.beside = _copy(beside)  # (): the weight of the tails beside the codebook
         self.evidence_tail = _copy(evidence_tail)  # (5, 1): of what both say together
 
     @classmethod
@@ -194,6 +199,7 @@ class Scorer:
             column_tails=torch.zeros(5, 2 * len(numbers) + 3 * width + matrix.shape[1]),
             statistic_tails=torch.zeros(5, 4, dtype=torch.float64),
             trust=torch.tensor(n / (n + DOUBTED_RECORDS), dtype=torch.float64),
+            beside=torch.tensor(TAILS_BESIDE * (1 + n / (n + RECORDS_OF_HALF_AS_MUCH_AGAIN)), dtype=torch.float64),
             evidence_tail=torch.zeros(5, 1, dtype=torch.float64),
         )
         columns = in_tiles(lambda rows: scorer._columns(rows)[1].T, matrix)
@@ -256,7 +262,7 @@ class Scorer:
         if self.codebook is None:
             return tails
         distant = self.codebook.score(matrix, leave_out=leave_out)
-        together: NDArray[np.float64] = np.maximum(distant, TAILS_AGAINST * tails) + TAILS_BESIDE * tails
+        together: NDArray[np.float64] = np.maximum(distant, TAILS_AGAINST * tails) + float(self.beside) * tails
         return together
 
     def _tails_of_tile(self, rows: Tensor) -> Tensor:

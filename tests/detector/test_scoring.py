@@ -116,7 +116,7 @@ def naive_score(scorer: Scorer, row: NDArray[np.float32]) -> float:
     trust = float(state["trust"])
     evidence = max(length, trust * peak) + trust * (surprise + size)
     if scorer.codebook is not None:
-        evidence = max(float(scorer.codebook.score(row[None])[0]), 0.15 * evidence) + 0.05 * evidence
+        evidence = max(float(scorer.codebook.score(row[None])[0]), 0.15 * evidence) + float(state["beside"]) * evidence
     return naive_rarity(evidence, state["evidence_tail"][:, 0])[0]
 
 
@@ -189,6 +189,7 @@ def test_few_normal_records_give_finite_scores(n: int) -> None:
 
     assert np.isfinite(few.score(100 * HEAVY[1000:])).all()
     assert float(few.trust) == pytest.approx(n / (n + 1000))
+    assert float(few.beside) == pytest.approx(0.05 * (1 + n / (n + 5000)))
 
 
 def test_numbers_that_never_vary_give_finite_scores_that_rise_with_them() -> None:
