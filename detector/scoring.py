@@ -35,11 +35,11 @@ LEAST_STATISTIC_SPREAD = 1e-3
 DOUBTED_RECORDS = 1_000
 """Tails that so many normal records taught count half."""
 
-TAILS_AGAINST, TAILS_BESIDE = 0.15, 0.05
-"""What a decade of rarity counts against the codebook's score, of which the larger counts, and beside it."""
+TAILS_BESIDE, TAILS_BESIDE_KNOWN, TAILS_AGAINST_KNOWN = 0.05, 0.075, 0.18
+"""What a decade of rarity counts beside the codebook's score; so much more where tails are known; and against it."""
 
-RECORDS_OF_HALF_AS_MUCH_AGAIN = 5_000
-"""So many normal records let the tails count half as much again beside the codebook, very many twice as much."""
+RECORDS_OF_HALF_KNOWN = 10_000
+"""Tails that so many normal records taught are known by half."""
 
 _DECADE = 1 / math.log(10)
 
@@ -103,7 +103,9 @@ class Scorer:
     normal ones, which no network of few weights can remember. They are two views of a record, from near and from far,
     so the larger counts, and a little of the tails in any case:
 
-        evidence = max(codebook, .15 tails) + beside * tails,    beside = .05 (1 + records / (records + 5000))
+        evidence = max(codebook, .18 known * tails) + (.05 + .075 known) * tails,    known = records / (records + 10000)
+
+    as the tails of few records are more of what those few happened to be.
 
     The score is the rarity of the evidence among normal records, in decades on the same scale: 1 is a record in ten, 2
     one in a hundred, and so on without end.
@@ -118,7 +120,7 @@ class Scorer:
     kind = "table"
 
     STATE = ("varying", "still", "centre", "deviation", "whitening", "numbers", "number_whitening", "number_shift",
-             "linear", "linear_shift", "column_tails", "statistic_tails", "trust", "beside",
+             "linear", "linear_shift", "column_tails", "statistic_tails", "trust", "known",
              "evidence_tail")  # fmt: skip
     """Names of the tensors that were fitted, beside those of the codebook."""
 
@@ -126,7 +128,7 @@ class Scorer:
         self, network: Autoencoder, codebook: Codebook | None, *, varying: Tensor, still: Tensor, centre: Tensor,
         deviation: Tensor, whitening: Tensor, numbers: Tensor, number_whitening: Tensor, number_shift: Tensor,
         linear: Tensor, linear_shift: Tensor, column_tails: Tensor, statistic_tails: Tensor, trust: Tensor,
-        beside: Tensor, evidence_tail: Tensor,
+        known: Tensor, evidence_tail: Tensor,
     ) -> None:  # fmt: skip
         self.network, self.codebook = network.eval(), codebook
         self.varying = _copy(varying)  # (v,): positions of the columns that the network rebuilds
@@ -141,7 +143,7 @@ class Scorer:
         self.column_tails = _copy(column_tails)  # (5, 2 c + 3 v + d): of `_columns`
         self.statistic_tails = _copy(statistic_tails)  # (5, 4): of `_statistics`
         self.trust = _copy(trust)  # (): the weight of what single columns say
-        self.beside = _copy(beside)  # (): the weight of the tails beside the codebook
+        self.known = _copy(known)  # (): how well the tails are known, from 0 to 1
         self.evidence_tail = _copy(evidence_tail)  # (5, 1): of what both say together
 
     @classmethod
@@ -199,7 +201,7 @@ class Scorer:
             column_tails=torch.zeros(5, 2 * len(numbers) + 3 * width + matrix.shape[1]),
             statistic_tails=torch.zeros(5, 4, dtype=torch.float64),
             trust=torch.tensor(n / (n + DOUBTED_RECORDS), dtype=torch.float64),
-            beside=torch.tensor(TAILS_BESIDE * (1 + n / (n + RECORDS_OF_HALF_AS_MUCH_AGAIN)), dtype=torch.float64),
+            known=torch.tensor(n / (n + RECORDS_OF_HALF_KNOWN), dtype=torch.float64),
             evidence_tail=torch.zeros(5, 1, dtype=torch.float64),
         )
         columns = in_tiles(lambda rows: scorer._columns(rows)[1].T, matrix)
@@ -262,7 +264,9 @@ class Scorer:
         if self.codebook is None:
             return tails
         distant = self.codebook.score(matrix, leave_out=leave_out)
-        together: NDArray[np.float64] = np.maximum(distant, TAILS_AGAINST * tails) + float(self.beside) * tails
+        known = float(self.known)
+        against, beside = TAILS_AGAINST_KNOWN * known, TAILS_BESIDE + TAILS_BESIDE_KNOWN * known
+        together: NDArray[np.float64] = np.maximum(distant, against * tails) + beside * tails
         return together
 
     def _tails_of_tile(self, rows: Tensor) -> Tensor:

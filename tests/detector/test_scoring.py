@@ -116,7 +116,8 @@ def naive_score(scorer: Scorer, row: NDArray[np.float32]) -> float:
     trust = float(state["trust"])
     evidence = max(length, trust * peak) + trust * (surprise + size)
     if scorer.codebook is not None:
-        evidence = max(float(scorer.codebook.score(row[None])[0]), 0.15 * evidence) + float(state["beside"]) * evidence
+        known, distant = float(state["known"]), float(scorer.codebook.score(row[None])[0])
+        evidence = max(distant, 0.18 * known * evidence) + (0.05 + 0.075 * known) * evidence
     return naive_rarity(evidence, state["evidence_tail"][:, 0])[0]
 
 
@@ -189,7 +190,7 @@ def test_few_normal_records_give_finite_scores(n: int) -> None:
 
     assert np.isfinite(few.score(100 * HEAVY[1000:])).all()
     assert float(few.trust) == pytest.approx(n / (n + 1000))
-    assert float(few.beside) == pytest.approx(0.05 * (1 + n / (n + 5000)))
+    assert float(few.known) == pytest.approx(n / (n + 10_000))
 
 
 def test_numbers_that_never_vary_give_finite_scores_that_rise_with_them() -> None:
