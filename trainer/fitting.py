@@ -476,7 +476,8 @@ def _told(training: TrainingResult) -> dict[str, Any]:
     told = asdict(training)
     told.pop("losses")
     told["seconds"] = round(training.seconds, 1)
-    return {**told, "reproducible": training.is_reproducible}
+    told["reproducible"] = told.pop("is_reproducible")
+    return told
 
 
 def _evidence_rows(unknown: NDArray[np.float64], settings: FitSettings, rate: float) -> NDArray[np.int64]:

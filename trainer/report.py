@@ -163,7 +163,7 @@ def loss_rows(report: FitReport) -> list[Row]:
 _ENDS = {
     "patience": "the held-out loss got no better for long",
     "steps": "the most steps were made",
-    "time": "time was up: not reproducible, the same data and seed give another detector",
+    "time": "time was up",
 }
 
 
@@ -175,9 +175,10 @@ def _end_of_training(report: FitReport) -> list[Row]:
     where = "CUDA" if training.device == "cuda" else "CPU"
     where += f", {training.processes} processes" if training.processes > 1 else ""
     where += "" if training.resumed_at is None else f", resumed at step {training.resumed_at:,}"
-    return [
-        Row("stopped", f"step {training.steps:,}", f"{_ENDS[training.stopped]}; {training.seconds:,.1f} s on {where}")
-    ]
+    remark = f"{_ENDS[training.stopped]}; {training.seconds:,.1f} s on {where}"
+    if not training.is_reproducible:
+        remark += "; the clock decided: not reproducible, the same data and seed give another detector"
+    return [Row("stopped", f"step {training.steps:,}", remark)]
 
 
 def quality_rows(evaluation: dict[str, Evaluation], key: str | None) -> list[list[str]]:

@@ -86,6 +86,8 @@ class TrainingResult:
         device: Where it ran.
         processes: How many processes shared it.
         resumed_at: Step of the checkpoint that it went on from, None where it began anew.
+        is_reproducible: Whether the same data and seed give the same weights again: not where the clock ended it, or
+            brought the learning rate down before the steps did.
     """
 
     losses: list[tuple[int, float, float]]
@@ -96,11 +98,7 @@ class TrainingResult:
     device: str = "cpu"
     processes: int = 1
     resumed_at: int | None = None
-
-    @property
-    def is_reproducible(self) -> bool:
-        """Whether the same data and seed give the same weights again: not where the clock decided."""
-        return self.stopped != "time"
+    is_reproducible: bool = True
 
 
 def train(
@@ -171,6 +169,7 @@ def train(
         device=torch.device(device).type,
         processes=processes.count,
         resumed_at=None if saved is None else saved.step,
+        is_reproducible=not run.followed_the_clock,
     )
 
 
@@ -211,6 +210,7 @@ class _Run:
         self._running = torch.zeros((), device=device)
         self._looked_at = 0
         self.step = 0
+        self.followed_the_clock = False
         self.stopped: Stopped | None = None
         self.losses: list[tuple[int, float, float]] = []
         self.best, self.best_step = math.inf, 0
@@ -227,7 +227,9 @@ class _Run:
         if settings.most_seconds is not None:
             # The clock of the first process counts for all of them, or they would not stop at the same step.
             time_spent = self._processes.from_first(self.seconds()) / settings.most_seconds
-        self._make_step(max((self.step + 1) / settings.most_steps, time_spent))
+        steps_spent = (self.step + 1) / settings.most_steps
+        self.followed_the_clock |= time_spent > steps_spent
+        self._make_step(max(steps_spent, time_spent))
         self.step += 1
         spent: Stopped | None = "steps" if self.step >= settings.most_steps else "time" if time_spent >= 1 else None
         if spent is None and self.step % settings.check_every:
@@ -294,6 +296,7 @@ class _Run:
             "best": self.best if math.isfinite(self.best) else None,
             "best_step": self.best_step,
             "stopped": self.stopped,
+            "followed_the_clock": self.followed_the_clock,
             "seconds": self.seconds(),
         }
         return Checkpoint(identity, self.step, facts, {name: tensor.detach().cpu() for name, tensor in tensors.items()})
@@ -313,6 +316,7 @@ class _Run:
         self.losses = [(int(step), training, validating) for step, training, validating in facts["losses"]]
         self.best = math.inf if facts["best"] is None else facts["best"]
         self.best_step, self.stopped = facts["best_step"], facts["stopped"]
+        self.followed_the_clock = facts["followed_the_clock"]
         self._began = self._clock() - facts["seconds"]
 
 

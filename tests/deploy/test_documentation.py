@@ -77,11 +77,13 @@ def test_a_command_that_is_shown_is_one_that_works(line: str) -> None:
 @pytest.mark.parametrize("span", mentioned_commands())
 def test_a_command_and_its_options_that_are_mentioned_exist(span: str) -> None:
     words = [word for word in span.split()[1:] if not word.isupper()]
-    names = words[: next((place for place, word in enumerate(words) if word.startswith("--")), len(words))]
-    group: Any = typer.main.get_command(offbeat.app)
-    for name in names[:-1]:
-        group = group.get_command(None, name)
-    commands = {name: group.get_command(None, name) for name in names[-1].split("|")}
+    found: Any = typer.main.get_command(offbeat.app)
+    commands: dict[str, Any] = {}
+    for word in words:
+        if not hasattr(found, "get_command"):
+            break  # what follows a command's name are its arguments
+        commands = {name: found.get_command(None, name) for name in word.split("|")}
+        found = next(iter(commands.values()))
 
     assert [name for name, command in commands.items() if command is None] == []
     for command in commands.values():

@@ -106,6 +106,22 @@ def test_training_ends_when_its_time_is_up_and_says_that_it_cannot_be_repeated()
     assert result.losses[-1][0] == result.steps  # the last weights are looked at too
 
 
+def test_a_training_whose_learning_rate_followed_the_clock_cannot_be_repeated_though_patience_ended_it(
+    tmp_path: Path,
+) -> None:
+    fitting, held_out = rows(100, mean=5.0), rows(40, mean=1.0)  # every step is one away
+    hurried, unhurried = quick(most_steps=5_000, most_seconds=100.0), quick(most_steps=5_000, most_seconds=1e9)
+
+    followed = train(
+        Mean(1.0), fitting, held_out, hurried, clock=ticking(0.1), checkpoints=Checkpoints(tmp_path, every_s=0)
+    )
+    again = train(Mean(1.0), fitting, held_out, hurried, checkpoints=Checkpoints(tmp_path, resume=True))
+    free = train(Mean(1.0), fitting, held_out, unhurried, clock=ticking(0.1))
+
+    assert [result.stopped for result in (followed, again, free)] == ["patience"] * 3
+    assert [result.is_reproducible for result in (followed, again, free)] == [False, False, True]
+
+
 def test_the_learning_rate_has_come_down_when_time_is_up() -> None:
     moves: list[float] = []
 
