@@ -69,9 +69,33 @@ class Codebook:
         self.centres, self.radii = np.array(centres, np.float32), np.array(radii, np.float32)  # (c, d), (c,)
         self.codes, self.spacing = np.array(codes, np.float32), np.array(spacing, np.float64)  # (m, d), (m,)
         self.scale, self.typical = np.array(scale, np.float32), np.array(typical, np.float64)  # (d,), (4,)
+        self._check()
         # Column by column within a cell, (d * codes of the cell): all its codes are compared in one go.
         self._blocks = np.concatenate([self.codes[a:b].T.ravel() for a, b in pairwise(self.starts)])
         self._centre_block = self.centres.T.ravel()  # (d * c,)
+
+    def _check(self) -> None:
+        """Refuse arrays that do not belong together: compiled code looks at places without asking whether they exist.
+
+        Raises:
+            ValueError: Shapes or places do not fit.
+        """
+        count, width, cells = len(self.codes), len(self.columns), len(self.radii)
+        shapes: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
+            "still": (self.still, self.values.shape),
+            "centres": (self.centres, (cells, width)),
+            "codes": (self.codes, (count, width)),
+            "starts": (self.starts, (cells + 1,)),
+            "spacing": (self.spacing, (count,)),
+            "scale": (self.scale, (width,)),
+            "typical": (self.typical, (4,)),
+        }
+        for name, (array, shape) in shapes.items():
+            if array.shape != shape:
+                raise ValueError(f"the codebook's {name} have shape {array.shape}, not {shape}: it is damaged")
+        starts = self.starts
+        if cells == 0 or starts[0] != 0 or starts[-1] != count or (np.diff(starts) < 0).any():
+            raise ValueError(f"the codebook's {cells} cells do not hold its {count} codes: it is damaged")
 
     @classmethod
     def fit(cls, rows: NDArray[np.float32], seed: int = 0) -> Codebook:

@@ -172,10 +172,8 @@ class Scorer:
         network.eval()
         n = len(matrix)
         varying = np.ones(matrix.shape[1], np.bool_) if varying is None else varying
-        moving, least = (
-            np.ascontiguousarray(matrix[:, varying]),
-            np.where(indicators, LEAST_INDICATOR_DEVIATION, LEAST_DEVIATION),
-        )
+        moving = np.ascontiguousarray(matrix[:, varying])
+        least = np.where(indicators, LEAST_INDICATOR_DEVIATION, LEAST_DEVIATION)
         width = moving.shape[1]
         evidence = in_tiles(lambda rows: _evidence(network, rows), moving).astype(np.float64)
         floor = np.concatenate([least[varying], np.full(evidence.shape[1] - width, LEAST_DEVIATION)])

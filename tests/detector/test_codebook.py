@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -153,3 +156,26 @@ def test_few_codes_give_finite_scores(n: int) -> None:
 
 def test_a_codebook_of_the_same_state_gives_the_same_bits(book: Codebook) -> None:
     assert Codebook(**book.state()).score(OTHERS).tobytes() == book.score(OTHERS).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("starts", lambda starts: starts + 1),
+        ("starts", lambda starts: starts[::-1].copy()),
+        ("starts", lambda starts: starts[:-1]),
+        ("codes", lambda codes: codes[:-1]),
+        ("centres", lambda centres: centres[:, :-1]),
+        ("spacing", lambda spacing: spacing[:5]),
+        ("scale", lambda scale: scale[:1]),
+        ("typical", lambda typical: typical[:3]),
+        ("columns", lambda columns: columns[:2]),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(
+    book: Codebook, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    state = book.state()
+
+    with pytest.raises(ValueError, match="it is damaged"):
+        Codebook(**(state | {name: change(state[name])}))
