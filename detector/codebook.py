@@ -10,8 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from detector.compiled import compiled, inlined
 
 NEIGHBOURS = 5
 """Codes that a record is rebuilt from."""
@@ -212,8 +213,8 @@ def _cells(rows: NDArray[np.float32], draw: np.random.Generator) -> tuple[NDArra
     return centres.astype(np.float32), cell
 
 
-@njit(inline="always")
-def _squares(record, block, size, sums):  # type: ignore[no-untyped-def]
+@inlined
+def _squares(record: NDArray[np.float32], block: NDArray[np.float32], size: int, sums: NDArray[np.float32]) -> None:
     """Squared distances of a record (d,) from the codes of a block (d * size,), into `sums`."""
     sums[:size] = 0.0
     for column in range(len(record)):
@@ -223,11 +224,18 @@ def _squares(record, block, size, sums):  # type: ignore[no-untyped-def]
             sums[place] += difference * difference
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _compare(  # type: ignore[no-untyped-def]  # noqa: C901 - one compiled loop: each row is finished before the next
-    rows, further, centre_block, radii, starts, blocks, codes, spacing, scale, typical, leave_out, probes,
-    rebuilt, distances, measures, scores,
-):  # fmt: skip
+@compiled
+def _compare(  # noqa: C901 - one compiled loop: each row is finished before the next
+    # the records
+    rows: NDArray[np.float32], further: NDArray[np.float64],
+    # the codebook
+    centre_block: NDArray[np.float32], radii: NDArray[np.float32], starts: NDArray[np.int64],
+    blocks: NDArray[np.float32], codes: NDArray[np.float32], spacing: NDArray[np.float64], scale: NDArray[np.float32],
+    typical: NDArray[np.float64], leave_out: bool, probes: int,  # noqa: FBT001 - compiled: no keywords
+    # what is found
+    rebuilt: NDArray[np.float32], distances: NDArray[np.float64], measures: NDArray[np.float64],
+    scores: NDArray[np.float64],
+) -> None:  # fmt: skip
     """Each row by itself, into the last four arrays; arithmetic is IEEE's: nothing is reordered."""
     width, cells, wanted = rows.shape[1], len(radii), distances.shape[1]
     largest = 0

@@ -8,25 +8,12 @@ worked on at a time, so that its bits depend on nothing but its own entity's rec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from detector.compiled import compiled
 from detector.history_layout import COUNT, EXCESS, HIGHEST, LOWEST, NEVER, SLOTS, SQUARES, STATISTICS, SUM
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _compiled(function: _Function) -> _Function:
-    """Compiled for the types that it is called with, once on a machine. Arithmetic is IEEE's: nothing is reordered."""
-    try:
-        return cast("_Function", njit(cache=True, error_model="numpy", nogil=True)(function))
-    except RuntimeError:  # nowhere to keep the compiled code: it is compiled anew in each process
-        return cast("_Function", njit(error_model="numpy", nogil=True)(function))
-
 
 PRIOR_RECORDS = 2.0
 """As many records as the prior counts for."""
@@ -52,7 +39,7 @@ _COSINES = np.array([math.cos(2 * math.pi * (minute + 0.5) / _MINUTES) for minut
 _SINES = np.array([math.sin(2 * math.pi * (minute + 0.5) / _MINUTES) for minute in range(_MINUTES)])
 
 
-@_compiled
+@compiled
 def fold(
     # the layout
     priors: NDArray[np.float64], widths: NDArray[np.int64], channels: NDArray[np.int64], bitmaps: NDArray[np.int64],
@@ -378,7 +365,7 @@ def fold(
         last_us[e] = t
 
 
-@_compiled
+@compiled
 def _robust_mean(row: NDArray[np.float64], prior: NDArray[np.float64], known: bool) -> np.float64:
     """Mean of the clipped records and of the prior, which counts for two."""
     if not known:
@@ -386,14 +373,14 @@ def _robust_mean(row: NDArray[np.float64], prior: NDArray[np.float64], known: bo
     return (row[1] + PRIOR_RECORDS * prior[0]) / (row[0] + PRIOR_RECORDS)  # type: ignore[no-any-return]
 
 
-@_compiled
+@compiled
 def _robust_deviation(row: NDArray[np.float64], mean: np.float64, prior: NDArray[np.float64]) -> float:
     """Deviation of the clipped records from the mean before each, with the prior counting for two."""
     usual = _usual_deviation(mean, prior)
     return math.sqrt((row[2] + PRIOR_RECORDS * usual * usual) / (row[0] + PRIOR_RECORDS))
 
 
-@_compiled
+@compiled
 def _usual_deviation(mean: np.float64, prior: NDArray[np.float64]) -> np.float64:
     """The prior's deviation, in proportion to the entity's mean where that is the smaller of the two."""
     if abs(prior[0]) <= LEAST_SHARE * prior[1]:
@@ -401,7 +388,7 @@ def _usual_deviation(mean: np.float64, prior: NDArray[np.float64]) -> np.float64
     return prior[1] * min(1.0, abs(mean) / abs(prior[0]))  # type: ignore[no-any-return]
 
 
-@_compiled
+@compiled
 def _hours_off(row: NDArray[np.float32], minute: int) -> float:
     """Hours between a minute of the day and the usual one, 0 to 12; NaN where no hour is usual."""
     c, s, weight = np.float64(row[0]), np.float64(row[1]), np.float64(row[2])
@@ -411,7 +398,7 @@ def _hours_off(row: NDArray[np.float32], minute: int) -> float:
     return abs(angle) * 12.0 / math.pi
 
 
-@_compiled
+@compiled
 def _linear_count(bitmap: np.uint64) -> float:
     """About how many different values set the bits of a map of 64.
 
@@ -422,7 +409,7 @@ def _linear_count(bitmap: np.uint64) -> float:
     return 64.0 * math.log(64.0 / max(zeros, 1)) if zeros < 64 else 0.0
 
 
-@_compiled
+@compiled
 def _ones(word: np.uint64) -> int:
     """How many bits of a word are set."""
     count = 0
@@ -433,7 +420,7 @@ def _ones(word: np.uint64) -> int:
     return count
 
 
-@_compiled
+@compiled
 def _is_in_bloom(words: NDArray[np.uint64], value: np.uint64) -> bool:
     """Whether a value was seen in the present generation or the one before; a new one may be taken for a seen one.
 
@@ -448,7 +435,7 @@ def _is_in_bloom(words: NDArray[np.uint64], value: np.uint64) -> bool:
     return present or former
 
 
-@_compiled
+@compiled
 def _put_in_bloom(words: NDArray[np.uint64], value: np.uint64) -> None:
     """Remember a value; a generation that is half full becomes the one before, and that one is forgotten."""
     if _ones(words[0]) + _ones(words[1]) >= 64:
