@@ -290,7 +290,7 @@ def fit_detector(
         losses=[[step, round(fitted, 6), round(validating, 6)] for step, fitted, validating in losses],
         training=None if training is None else _told(training),
         remarks=ready.remarks,
-        evaluation=_plain(evaluation),
+        evaluation=plain(evaluation),
     )
     report = FitReport(
         counts=counts,
@@ -521,7 +521,7 @@ def _evaluate(
     return {kind: result for kind, result in results.items() if result is not None}
 
 
-def _plain(evaluation: dict[str, Evaluation] | None) -> dict[str, Any] | None:
+def plain(evaluation: dict[str, Evaluation] | None) -> dict[str, Any] | None:
     """Evaluations by network as a JSON object."""
     if evaluation is None:
         return None

@@ -29,7 +29,7 @@ from detector import (
 from detector.image_gradients import Gradients
 from detector.image_scoring import LEVEL, evenly_bright
 from trainer.evaluation import Evaluation, evaluate
-from trainer.fitting import FitProgress, FitReport, Split, records_per_day, split_by_time, threads_of_torch
+from trainer.fitting import FitProgress, FitReport, Split, plain, records_per_day, split_by_time, threads_of_torch
 
 BASELINE_COMPONENTS = 16
 """Principal components of the baseline; as many as the network's code has numbers."""
@@ -119,7 +119,7 @@ def fit_images(
         records=dict(counts),
         best_step=settings.steps,
         losses=[[step, round(training, 6), round(validating, 6)] for step, training, validating in losses],
-        evaluation=_plain(evaluation),
+        evaluation=plain(evaluation),
     )
     report = FitReport(
         counts={**counts, "replayed": 0},
@@ -204,16 +204,6 @@ def _evaluate(
         residuals = (linear(bright) - bright).square().mean(dim=1).numpy()
     results = {scorer.network.kind: evaluate(scores, test.labels), linear.kind: evaluate(residuals, test.labels)}
     return {kind: result for kind, result in results.items() if result is not None}
-
-
-def _plain(evaluation: dict[str, Evaluation] | None) -> dict[str, Any] | None:
-    """Evaluations by network as a JSON object."""
-    if evaluation is None:
-        return None
-    content = {kind: asdict(result) for kind, result in evaluation.items()}
-    for result in content.values():
-        result["precision_at"] = {str(k): value for k, value in result["precision_at"].items()}
-    return content
 
 
 def _facts(
