@@ -22,6 +22,7 @@ from detector.images import to_png
 from detector.networks import Autoencoder, ConvolutionalAutoencoder, DenoisingAutoencoder, LinearAutoencoder
 from detector.records import MessageBatch, Messages, Records
 from detector.registry import ModelDirectory
+from detector.rescaling import Rescaling
 from detector.scoring import Scorer
 from detector.stream import StreamDefinition
 from detector.tables import as_table, decode_table, records_of_matrix, stream_of_matrix
@@ -58,6 +59,7 @@ __all__ = [
     "Records",
     "Reject",
     "RejectReason",
+    "Rescaling",
     "Scorer",
     "StreamDefinition",
     "StreamDefinitionError",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.compiled import compiled, inlined
+from detector.rescaling import Rescaling
 
 NEIGHBOURS = 5
 """Codes that a record is rebuilt from."""
@@ -28,7 +29,6 @@ _ROUNDS = 6
 _LEAST_DEVIATION = 0.01
 _NEAR = 1e-6
 """Added to squared distances before they become weights, so that a record equal to a code has a finite one."""
-_SHARE_OF_SPACING = 0.1
 _ROWS_AT_ONCE = 4_096
 _TYPICAL = 0.95
 _MOST_TYPICAL_RECORDS = 4_096
@@ -37,15 +37,13 @@ _MOST_TYPICAL_RECORDS = 4_096
 class Codebook:
     """Normal records as codes, in cells, with how far each is from its own neighbours.
 
-    A record is rebuilt from the codes nearest to it, the nearer the more they count. Four measures of how unlike it is
+    A record is rebuilt from the codes nearest to it, the nearer the more they count. Three measures of how unlike it is
     from them are put in units of their 95% point among normal records, and the mean of log(1 + measure) is its score:
 
     - the length of its residual;
     - the mean of log(1 + q) over the columns, with q the squared residual in units of normal ones: oddness that is
       spread over many columns counts more than one wild column;
-    - the distance from the nearest code: two codes on either side of a gap rebuild what lies in it;
-    - the mean distance from its neighbours in units of their own: a gap between two dense groups counts, the rim of a
-      sparse one less.
+    - the mean distance from those codes: two on either side of a gap rebuild what lies in it.
 
     The search looks at the cells whose centres are nearest, at most `PROBES` of them, so that its cost does not grow
     with the codes. What is found depends on the record alone: its bits are the same in any batch.
@@ -53,27 +51,28 @@ class Codebook:
     Sources: Linde, Buzo and Gray, "An Algorithm for Vector Quantizer Design", IEEE Transactions on Communications 28,
         1980 (codes); Sivic and Zisserman, "Video Google", ICCV 2003 (cells as an inverted file); Shepard, "A
         two-dimensional interpolation function for irregularly-spaced data", ACM 1968 (weights by inverse squared
-        distance); Breunig et al., "LOF: Identifying Density-Based Local Outliers", SIGMOD 2000 (distances in units of
-        the neighbours' own).
+        distance).
     """
 
-    STATE = ("columns", "still", "values", "centres", "radii", "starts", "codes", "spacing", "scale", "typical")
+    STATE = ("grid", "columns", "still", "values", "centres", "radii", "starts", "codes", "scale", "typical")
     """Names of the arrays that were fitted."""
 
     def __init__(
-        self, *, columns: NDArray[Any], still: NDArray[Any], values: NDArray[Any], centres: NDArray[Any],
-        radii: NDArray[Any], starts: NDArray[Any],
-        codes: NDArray[Any], spacing: NDArray[Any], scale: NDArray[Any], typical: NDArray[Any],
+        self, *, grid: NDArray[Any], columns: NDArray[Any], still: NDArray[Any], values: NDArray[Any],
+        centres: NDArray[Any], radii: NDArray[Any], starts: NDArray[Any],
+        codes: NDArray[Any], scale: NDArray[Any], typical: NDArray[Any],
     ) -> None:  # fmt: skip
+        self._rescaling = Rescaling(grid)
         self.columns, self.starts = np.array(columns, np.int64), np.array(starts, np.int64)  # (d,), (c + 1,)
         self.still, self.values = np.array(still, np.int64), np.array(values, np.float32)  # (e - d,), (e - d,)
         self.centres, self.radii = np.array(centres, np.float32), np.array(radii, np.float32)  # (c, d), (c,)
-        self.codes, self.spacing = np.array(codes, np.float32), np.array(spacing, np.float64)  # (m, d), (m,)
-        self.scale, self.typical = np.array(scale, np.float32), np.array(typical, np.float64)  # (d,), (4,)
+        self.codes = np.array(codes, np.float32)  # (m, d)
+        self.scale, self.typical = np.array(scale, np.float32), np.array(typical, np.float64)  # (d,), (3,)
         self._check()
         # Column by column within a cell, (d * codes of the cell): all its codes are compared in one go.
         self._blocks = np.concatenate([self.codes[a:b].T.ravel() for a, b in pairwise(self.starts)])
         self._centre_block = self.centres.T.ravel()  # (d * c,)
+        self._between = np.sqrt(_squared_distances(self.centres, self.centres)).astype(np.float32)  # (c, c)
 
     def _check(self) -> None:
         """Refuse arrays that do not belong together: compiled code looks at places without asking whether they exist.
@@ -83,13 +82,13 @@ class Codebook:
         """
         count, width, cells = len(self.codes), len(self.columns), len(self.radii)
         shapes: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
+            "grid": (self.grid, (width + len(self.still), *self.grid.shape[1:])),
             "still": (self.still, self.values.shape),
             "centres": (self.centres, (cells, width)),
             "codes": (self.codes, (count, width)),
             "starts": (self.starts, (cells + 1,)),
-            "spacing": (self.spacing, (count,)),
             "scale": (self.scale, (width,)),
-            "typical": (self.typical, (4,)),
+            "typical": (self.typical, (3,)),
         }
         for name, (array, shape) in shapes.items():
             if array.shape != shape:
@@ -99,12 +98,19 @@ class Codebook:
             raise ValueError(f"the codebook's {cells} cells do not hold its {count} codes: it is damaged")
 
     @classmethod
-    def fit(cls, rows: NDArray[np.float32], seed: int = 0) -> Codebook:
+    def fit(cls, rows: NDArray[np.float32], seed: int = 0, rescaling: Rescaling | None = None) -> Codebook:
         """Learn codes, and what is typical, from encoded normal records (n, e), at least three.
 
         Columns that never vary among them are left out of the search: all codes are equally far in these.
+
+        Args:
+            rows: The records.
+            seed: Of the choice of codes.
+            rescaling: To the scale on which records are compared; as they are encoded unless given.
         """
         draw = np.random.default_rng(seed)
+        rescaling = rescaling or Rescaling.identity(rows.shape[1])
+        rows = rescaling(rows)
         varies = rows.std(axis=0) > 1e-6
         columns, still = np.flatnonzero(varies), np.flatnonzero(~varies)
         chosen = rows if len(rows) <= MOST_CODES else rows[np.sort(draw.permutation(len(rows))[:MOST_CODES])]
@@ -116,14 +122,11 @@ class Codebook:
         distances = np.sqrt(np.square(codes - centres[cell]).sum(axis=1))
         radii = np.array([distances[a:b].max(initial=0.0) for a, b in pairwise(starts)])
         book = cls(
-            columns=columns, still=still, values=rows[:, still].mean(axis=0), centres=centres, radii=radii,
-            starts=starts, codes=codes, spacing=np.ones(len(codes)),
-            scale=np.ones(len(columns)), typical=np.ones(4),
+            grid=rescaling.grid, columns=columns, still=still, values=rows[:, still].mean(axis=0),
+            centres=centres, radii=radii, starts=starts, codes=codes,
+            scale=np.ones(len(columns)), typical=np.ones(3),
         )  # fmt: skip
         # Each code is judged as if it were none: held out from the others by itself.
-        _, nearest = book._search(codes, leave_out=True)
-        book.spacing = nearest.mean(axis=1)
-        book.spacing += _SHARE_OF_SPACING * float(np.median(book.spacing)) + 1e-9
         sample = codes[:: -(-len(codes) // _MOST_TYPICAL_RECORDS)]
         residuals = sample - book._search(sample, leave_out=True)[0]
         book.scale = (np.sqrt(np.square(residuals).mean(axis=0)) + _LEAST_DEVIATION).astype(np.float32)
@@ -136,15 +139,23 @@ class Codebook:
         return {name: getattr(self, name) for name in self.STATE}
 
     @property
+    def grid(self) -> NDArray[np.float32]:
+        """The maps to the scale on which records are compared, (e, 513)."""
+        return self._rescaling.grid
+
+    @property
     def cost(self) -> int:
         """About how many multiplications one record takes."""
         searched = min(len(self.codes), PROBES * _CODES_A_CELL)
         return (len(self.centres) + searched) * len(self.columns)
 
     def reconstruct(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Reconstructions (n, e) of encoded records (n, e); columns that never varied are as they are."""
-        rebuilt = matrix.copy()
-        rebuilt[:, self.columns] = self._search(matrix[:, self.columns], leave_out=False)[0]
+        """Reconstructions (n, e) of encoded records (n, e), on the scale on which records are compared.
+
+        Columns that never varied are as they are.
+        """
+        rebuilt = self._rescaling(matrix)
+        rebuilt[:, self.columns] = self._search(rebuilt[:, self.columns], leave_out=False)[0]
         return rebuilt
 
     def score(self, matrix: NDArray[np.float32], *, leave_out: bool = False) -> NDArray[np.float64]:
@@ -160,17 +171,17 @@ class Codebook:
         return self._in_chunks(matrix, leave_out=leave_out)[1]
 
     def measures(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What the scores of encoded records (n, e) are made of, (n, 4) in the order above; no code is left out."""
+        """What the scores of encoded records (n, e) are made of, (n, 3) in the order above; no code is left out."""
         return self._in_chunks(matrix, leave_out=False)[0]
 
     def _in_chunks(
         self, matrix: NDArray[np.float32], *, leave_out: bool
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Measures (n, 4) and scores (n,), in no more memory than a chunk needs."""
-        measures, scores = np.empty((len(matrix), 4)), np.empty(len(matrix))
+        """Measures (n, 3) and scores (n,), in no more memory than a chunk needs."""
+        measures, scores = np.empty((len(matrix), 3)), np.empty(len(matrix))
         for start in range(0, len(matrix), _ROWS_AT_ONCE):
             chunk = slice(start, start + _ROWS_AT_ONCE)
-            rows = matrix[chunk]
+            rows = self._rescaling(matrix[chunk])
             further = np.zeros(len(rows))
             for column in np.square(rows[:, self.still] - self.values).T:  # one after the other: in one order
                 further += column
@@ -189,35 +200,50 @@ class Codebook:
         n, width = rows.shape
         rebuilt = np.empty((n, width), np.float32)
         distances = np.empty((n, max(1, min(NEIGHBOURS, len(self.codes) - 1))))
-        measures, scores = np.empty((n, 4)), np.empty(n)
+        measures, scores = np.empty((n, 3)), np.empty(n)
         _compare(
-            np.ascontiguousarray(rows, np.float32), further, self._centre_block, self.radii, self.starts, self._blocks,
-            self.codes, self.spacing, self.scale, self.typical, leave_out, PROBES, rebuilt, distances, measures, scores,
+            np.ascontiguousarray(rows, np.float32), further, self._centre_block, self._between, self.radii, self.starts,
+            self._blocks, self.codes, self.scale, self.typical, leave_out, PROBES, rebuilt, distances,
+            measures, scores,
         )  # fmt: skip
         return rebuilt, distances, measures, scores
 
 
 def _cells(rows: NDArray[np.float32], draw: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Centres (c, d) of groups of rows by k-means, and the group of each row (n,)."""
+    """Centres (c, d) of groups of rows by k-means, and for each row the group of the centre nearest to it (n,)."""
     count = max(1, math.ceil(len(rows) / _CODES_A_CELL))
-    centres = rows[draw.permutation(len(rows))[:count]].astype(np.float64)
-    wide = rows.astype(np.float64)
-    cell = np.zeros(len(rows), np.int64)
+    centres = rows[draw.permutation(len(rows))[:count]].astype(np.float32)
     for _ in range(_ROUNDS if count > 1 else 1):
-        cell = (np.square(centres).sum(axis=1) - 2 * wide @ centres.T).argmin(axis=1)
+        cell = _squared_distances(rows, centres).argmin(axis=1)
         sizes = np.bincount(cell, minlength=count)
         order = np.argsort(cell, kind="stable")
         filled = np.flatnonzero(sizes)
-        sums = np.add.reduceat(wide[order], np.cumsum(sizes[filled]) - sizes[filled], axis=0)
+        sums = np.add.reduceat(rows[order].astype(np.float64), np.cumsum(sizes[filled]) - sizes[filled], axis=0)
         centres[filled] = sums / sizes[filled, None]
-    return centres.astype(np.float32), cell
+    return centres, _squared_distances(rows, centres).argmin(axis=1)
+
+
+def _squared_distances(rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Squared distances (n, m) of rows (n, d) from others (m, d)."""
+    a, b = rows.astype(np.float64), others.astype(np.float64)
+    squares: NDArray[np.float64] = np.square(a).sum(axis=1)[:, None] - 2 * a @ b.T + np.square(b).sum(axis=1)
+    return np.maximum(squares, 0.0)
 
 
 @inlined
 def _squares(record: NDArray[np.float32], block: NDArray[np.float32], size: int, sums: NDArray[np.float32]) -> None:
     """Squared distances of a record (d,) from the codes of a block (d * size,), into `sums`."""
+    width = len(record)
     sums[:size] = 0.0
-    for column in range(len(record)):
+    by_fours = width - width % 4  # four columns at once: each sum is fetched and stored a quarter as often
+    for column in range(0, by_fours, 4):
+        one, two, three, four = record[column], record[column + 1], record[column + 2], record[column + 3]
+        others = block[column * size : (column + 4) * size]
+        for place in range(size):
+            a, b = one - others[place], two - others[place + size]
+            c, d = three - others[place + 2 * size], four - others[place + 3 * size]
+            sums[place] += (a * a + b * b) + (c * c + d * d)
+    for column in range(by_fours, width):
         value, others = record[column], block[column * size : (column + 1) * size]
         for place in range(size):
             difference = value - others[place]
@@ -229,8 +255,8 @@ def _compare(  # noqa: C901 - one compiled loop: each row is finished before the
     # the records
     rows: NDArray[np.float32], further: NDArray[np.float64],
     # the codebook
-    centre_block: NDArray[np.float32], radii: NDArray[np.float32], starts: NDArray[np.int64],
-    blocks: NDArray[np.float32], codes: NDArray[np.float32], spacing: NDArray[np.float64], scale: NDArray[np.float32],
+    centre_block: NDArray[np.float32], between: NDArray[np.float32], radii: NDArray[np.float32],
+    starts: NDArray[np.int64], blocks: NDArray[np.float32], codes: NDArray[np.float32], scale: NDArray[np.float32],
     typical: NDArray[np.float64], leave_out: bool, probes: int,  # noqa: FBT001 - compiled: no keywords
     # what is found
     rebuilt: NDArray[np.float32], distances: NDArray[np.float64], measures: NDArray[np.float64],
@@ -242,6 +268,7 @@ def _compare(  # noqa: C901 - one compiled loop: each row is finished before the
     for cell in range(cells):
         largest = max(largest, starts[cell + 1] - starts[cell])
     to_centres, squares = np.empty(cells, np.float32), np.empty(largest, np.float32)
+    probed, probed_squares = np.empty(probes, np.int64), np.empty(probes, np.float32)
     best, place = np.empty(wanted, np.float32), np.empty(wanted, np.int64)
     for row in range(len(rows)):
         record = rows[row]
@@ -249,13 +276,19 @@ def _compare(  # noqa: C901 - one compiled loop: each row is finished before the
         best[:] = np.inf
         place[:] = 0
         left_out = not leave_out
-        for _ in range(min(probes, cells)):
+        for probe in range(min(probes, cells)):
             cell = 0
             for other in range(1, cells):
                 if to_centres[other] < to_centres[cell]:
                     cell = other
-            bound = math.sqrt(to_centres[cell]) - radii[cell]
+            square = to_centres[cell]
             to_centres[cell] = np.inf
+            bound = math.sqrt(square) - radii[cell]
+            for earlier in range(probe):
+                # Its codes are beyond the plane halfway between its centre and that of a nearer cell.
+                plane = (square - probed_squares[earlier]) / (2 * between[cell, probed[earlier]] + _NEAR)
+                bound = max(bound, plane)
+            probed[probe], probed_squares[probe] = cell, square
             if bound > 0.0 and bound * bound > best[wanted - 1]:
                 continue  # none of its codes can be nearer
             start, size = starts[cell], starts[cell + 1] - starts[cell]
@@ -296,16 +329,14 @@ def _compare(  # noqa: C901 - one compiled loop: each row is finished before the
             if product > 1e100:  # one logarithm for many columns
                 logarithms += math.log(product)
                 product = 1.0
-        apart, usual = 0.0, 0.0
+        apart = 0.0
         for slot in range(wanted):
             distances[row, slot] = math.sqrt(best[slot] + further[row])
             apart += distances[row, slot]
-            usual += spacing[place[slot]]
         measures[row, 0] = math.sqrt(length)
         measures[row, 1] = (logarithms + math.log(product)) / width
-        measures[row, 2] = distances[row, 0]
-        measures[row, 3] = apart / usual
+        measures[row, 2] = apart / wanted
         score = 0.0
-        for measure in range(4):
+        for measure in range(3):
             score += math.log1p(measures[row, measure] / typical[measure])
-        scores[row] = score / 4
+        scores[row] = score / 3

@@ -20,6 +20,7 @@ from detector.records import MessageBatch, Records
 from detector.stream import (
     OF_VALUES,
     CategoryFeature,
+    FieldFeature,
     ImageFeature,
     NumberFeature,
     StreamDefinition,
@@ -102,10 +103,14 @@ class Role:
 def roles_of(stream: StreamDefinition) -> tuple[Role, ...]:
     """How each field of the stream is read, in the order of `stream.paths`."""
     roles = []
+    by_path: dict[str, list[FieldFeature]] = {}
+    for feature in stream.field_features:
+        by_path.setdefault(feature.field, []).append(feature)
+    history, image = stream.history_features, stream.image
     for path in stream.paths:
-        features = [feature for feature in stream.field_features if feature.field == path]
+        features = by_path.get(path, [])
         numbers = [feature for feature in features if isinstance(feature, NumberFeature)]
-        statistics = {feature.statistic for feature in stream.history_features if feature.of == path}
+        statistics = {feature.statistic for feature in history if feature.of == path}
         is_event_time = stream.time is not None and path == stream.time.field
         is_arrival = stream.time is not None and path == stream.time.arrival
         roles.append(
@@ -118,14 +123,14 @@ def roles_of(stream: StreamDefinition) -> tuple[Role, ...]:
                 or any(isinstance(f, CategoryFeature) for f in features),
                 label=stream.label is not None and path == stream.label.field,
                 arrival=is_arrival,
-                image=stream.image if stream.image is not None and path == stream.image.field else None,
+                image=image if image is not None and path == image.field else None,
                 time=stream.time_format(path)
                 if is_event_time or is_arrival or any(isinstance(f, TimeFeature) for f in features)
                 else None,
                 required=path == stream.id
                 or is_event_time
                 or any(feature.required for feature in features)
-                or (stream.image is not None and path == stream.image.field),
+                or (image is not None and path == image.field),
             )
         )
     return tuple(roles)

@@ -19,6 +19,9 @@ from detector.times import to_local
 KNOTS = 255
 """Quantiles that a number's transform remembers."""
 
+RANK_SHARE = 0.5
+"""Share of its rank in an encoded number where nothing speaks for another."""
+
 SOFT_LIMIT = 8.0
 """Standard deviations beyond which an encoded number grows only logarithmically."""
 
@@ -79,10 +82,10 @@ class _Flag:
 
 
 class NumberEncoder:
-    """A number as the mean of its standard score and the normal quantile of its rank, in a straight line beyond them.
+    """A number as a mean of its standard score and the normal quantile of its rank, in a straight line beyond them.
 
     A standard score keeps gaps, and crowds what is common where a few values are far off; a rank spreads what is
-    common, and hides gaps. Each is the better one on some tables; the mean is nearly as good as that on all of them.
+    common, and hides gaps. Each is the better one on some data; what share the rank has is chosen by the trainer.
 
     Beyond `SOFT_LIMIT` standard deviations it grows logarithmically, so that no value is too large for float32, and a
     larger value still encodes larger. Columns: the value (0 where missing), and whether it is missing.
@@ -107,16 +110,16 @@ class NumberEncoder:
         self.low, self.high = low, high
 
     @classmethod
-    def fit(cls, feature: NumberFeature, records: Records) -> NumberEncoder:
+    def fit(cls, feature: NumberFeature, records: Records, rank_share: float) -> NumberEncoder:
         """Fit on normal records.
 
         Raises:
             TrainingDataError: The field is missing in every record.
         """
-        return cls._fit(feature.label, feature.field, records.numbers[feature.field], log=feature.log)
+        return cls._fit(feature.label, feature.field, records.numbers[feature.field], feature.log, rank_share)
 
     @classmethod
-    def _fit(cls, label: str, field: str, column: NDArray[np.float64], *, log: bool) -> Self:
+    def _fit(cls, label: str, field: str, column: NDArray[np.float64], log: bool, rank_share: float) -> Self:  # noqa: FBT001
         known = column[~np.isnan(column)]
         if len(known) == 0:
             raise TrainingDataError(
@@ -134,22 +137,23 @@ class NumberEncoder:
             label, field, log=log, knots=knots, scores=scores, spread=spread, centre=0.0,
             scale=1.0, missing_rate=1 - len(known) / len(column), low=float(known.min()), high=float(known.max()),
         )  # fmt: skip
-        fitted._blend(unfolded)
+        fitted._blend(unfolded, rank_share)
         raw = fitted._raw(known)
         fitted._centre = float(raw.mean())
         fitted._scale = float(raw.std()) if raw.std() > 1e-6 else 1.0
         return fitted
 
-    def _blend(self, unfolded: NDArray[np.float64]) -> None:
-        """Make the normal quantiles, so far `_scores`, the mean of themselves and of standard scores."""
+    def _blend(self, unfolded: NDArray[np.float64], rank_share: float) -> None:
+        """Make the normal quantiles, so far `_scores`, a mean of themselves and of standard scores."""
         deviation = float(unfolded.std())
         quantiles = np.interp(unfolded, self._knots, self._scores)
         if quantiles.std() <= 1e-6 or deviation <= 1e-9:
             return
         standard = (self._knots - unfolded.mean()) / deviation
         ranked = (self._scores - quantiles.mean()) / quantiles.std()
-        self._scores = (ranked + standard) / 2
-        self._spread = 2 / (1 / (self._spread * float(quantiles.std())) + 1 / deviation)
+        self._scores = rank_share * ranked + (1 - rank_share) * standard
+        rise = rank_share / (self._spread * float(quantiles.std())) + (1 - rank_share) / deviation
+        self._spread = 1 / rise
 
     def _column(self, records: Records) -> NDArray[np.float64]:
         return records.numbers[self.field]
@@ -201,13 +205,14 @@ class HistoryEncoder(NumberEncoder):
     kind = "history"
 
     @classmethod
-    def fit_history(cls, feature: HistoryFeature, records: Records) -> HistoryEncoder:
+    def fit_history(cls, feature: HistoryFeature, records: Records, rank_share: float) -> HistoryEncoder:
         """Fit on normal records.
 
         Raises:
             TrainingDataError: No record has a history that says anything of it.
         """
-        return cls._fit(feature.label, feature.of or "", records.history[feature.label], log=feature.takes_log)
+        column = records.history[feature.label]
+        return cls._fit(feature.label, feature.of or "", column, feature.takes_log, rank_share)
 
     def _column(self, records: Records) -> NDArray[np.float64]:
         return records.history[self.name]
@@ -376,9 +381,20 @@ class Encoder:
             mask[columns][feature.indicators] = True
         return mask
 
+    @property
+    def are_numbers(self) -> list[bool]:
+        """Whether each feature is a number, with a rank and a standard score."""
+        return [isinstance(feature, NumberEncoder) for feature in self.features]
+
     @classmethod
-    def fit(cls, stream: StreamDefinition, records: Records) -> Encoder:
+    def fit(cls, stream: StreamDefinition, records: Records, rank_share: float = RANK_SHARE) -> Encoder:
         """Fit every feature on normal records.
+
+        Args:
+            stream: What a record is.
+            records: Normal records.
+            rank_share: How much of an encoded number is the normal quantile of its rank, from 0 to 1; the rest is its
+                standard score.
 
         Raises:
             TrainingDataError: There are no records, or a feature is missing in all of them.
@@ -390,11 +406,11 @@ class Encoder:
         features: list[FeatureEncoder] = []
         for feature in stream.feature:
             if isinstance(feature, NumberFeature):
-                features.append(NumberEncoder.fit(feature, records))
+                features.append(NumberEncoder.fit(feature, records, rank_share))
             elif isinstance(feature, CategoryFeature):
                 features.append(CategoryEncoder.fit(feature, records))
             elif isinstance(feature, HistoryFeature):
-                features.append(HistoryEncoder.fit_history(feature, records))
+                features.append(HistoryEncoder.fit_history(feature, records, rank_share))
             elif isinstance(feature, TimeFeature):
                 written = stream.time_format(feature.field)
                 zone = feature.zone or (written[1] if written else "UTC")

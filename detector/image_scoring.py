@@ -11,7 +11,8 @@ from torch import Tensor
 
 from detector.image_gradients import Gradients
 from detector.networks import ConvolutionalAutoencoder, rows_times
-from detector.scoring import LEAST_STATISTIC_SPREAD, beyond, fit_tails, in_tiles
+from detector.scoring import LEAST_STATISTIC_SPREAD, in_tiles
+from detector.tails import fit_tails, rarity
 
 TILE = 32
 """Images that are scored at once, always as many; one alone costs as much as all of them."""
@@ -137,7 +138,8 @@ class ImageScorer:
 
     def score(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """Anomaly scores (n,) of images (n, d), in decades of rarity; at least 0, higher is stranger."""
-        scores: NDArray[np.float64] = in_tiles(self._score_tile, matrix, TILE)
+        distance, residual = self.rarities(matrix).T
+        scores: NDArray[np.float64] = distance + RESIDUAL_WEIGHT * residual
         return scores
 
     def score_features(self, matrix: NDArray[np.float32], features: Sequence[slice]) -> NDArray[np.float64]:
@@ -146,19 +148,8 @@ class ImageScorer:
 
     def rarities(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """What the score is made of: distance and residual of images (n, d) in decades of rarity, (n, 2)."""
-        found: NDArray[np.float64] = in_tiles(lambda rows: self._rarities(rows).T, matrix, TILE)
-        return found
-
-    def _score_tile(self, rows: Tensor) -> Tensor:
-        rarities = self._rarities(rows)
-        return rarities[0] + RESIDUAL_WEIGHT * rarities[1]
-
-    def _rarities(self, rows: Tensor) -> Tensor:
-        """Both statistics of rows (TILE, d) in decades, (2, TILE)."""
-        statistics = self._statistics(rows)
-        inside = (statistics / self.tails[0, :, None].clamp_min(LEAST_STATISTIC_SPREAD)).clamp(0.0, 1.0)
-        rarities: Tensor = inside + beyond(statistics, self.tails)
-        return rarities
+        statistics: NDArray[np.float64] = in_tiles(lambda rows: self._statistics(rows).T, matrix, TILE)
+        return rarity(statistics.T, self.tails.numpy()).T
 
     def _statistics(self, rows: Tensor, leave_out: int = 0) -> Tensor:
         """Distance and residual of rows (TILE, d): (2, TILE), in double precision."""

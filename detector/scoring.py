@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from detector.codebook import Codebook
 from detector.networks import Autoencoder, LinearAutoencoder
+from detector.rescaling import Rescaling
+from detector.tails import add_up, beyond, fit_tails, keep_largest, rarity
 
 TILE = 512
 """Rows that go through the network at once: always as many, so that a record's bits do not depend on its batch."""
@@ -22,12 +23,6 @@ LEAST_DEVIATION = 0.01
 LEAST_INDICATOR_DEVIATION = 0.25
 """Smallest deviations of the evidence: below them, being off is rounding, and one rare flag would outweigh all else."""
 
-LEAST_EXCEEDANCES = 20
-"""Fewer values than this fit no tail: a small sample lends it values below its last hundredth."""
-
-SHAPES = (0.02, 0.9)
-"""Least and greatest shape of a tail: never a hard end, never without a mean, and always growing like a logarithm."""
-
 LEAST_COLUMN_SPREAD = 0.1
 LEAST_STATISTIC_SPREAD = 1e-3
 """Smallest scales of a tail, in deviations of a column and in units of a statistic, where a sample has hardly any."""
@@ -35,13 +30,11 @@ LEAST_STATISTIC_SPREAD = 1e-3
 DOUBTED_RECORDS = 1_000
 """Tails that so many normal records taught count half."""
 
-TAILS_BESIDE, TAILS_BESIDE_KNOWN, TAILS_AGAINST_KNOWN = 0.05, 0.075, 0.18
-"""What a decade of rarity counts beside the codebook's score; so much more where tails are known; and against it."""
+TAILS_BESIDE, TAILS_AGAINST = 0.15, 0.18
+"""What a decade of rarity counts beside the codebook's score, and against it, where tails are known."""
 
 RECORDS_OF_HALF_KNOWN = 10_000
 """Tails that so many normal records taught are known by half."""
-
-_DECADE = 1 / math.log(10)
 
 
 def in_tiles(compute: Callable[[Tensor], Tensor], matrix: NDArray[np.float32], height: int = TILE) -> NDArray[Any]:
@@ -77,6 +70,10 @@ def _one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+_GATHERED = ((3, add_up), (1, keep_largest), (2, keep_largest), (2, keep_largest), (4, keep_largest), (4, keep_largest))
+"""To which statistic each family of columns adds, and how: size, peak, surprise by the network and by PCA."""
+
+
 class Scorer:
     """The reconstructors, a network and a codebook, with what their evidence looks like on normal records.
 
@@ -103,7 +100,7 @@ class Scorer:
     normal ones, which no network of few weights can remember. They are two views of a record, from near and from far,
     so the larger counts, and a little of the tails in any case:
 
-        evidence = max(codebook, .18 known * tails) + (.05 + .075 known) * tails,    known = records / (records + 10000)
+        evidence = max(codebook, .18 known * tails) + .15 known * tails,    known = records / (records + 10000)
 
     as the tails of few records are more of what those few happened to be.
 
@@ -140,11 +137,11 @@ class Scorer:
         self.numbers = _copy(numbers)  # (c,): positions of the number columns among those that vary
         self.number_whitening, self.number_shift = _copy(number_whitening), _copy(number_shift)  # (v, c), (c,)
         self.linear, self.linear_shift = _copy(linear), _copy(linear_shift)  # (v, 2 v), (2 v,): what PCA leaves
-        self.column_tails = _copy(column_tails)  # (5, 2 c + 3 v + d): of `_columns`
-        self.statistic_tails = _copy(statistic_tails)  # (5, 4): of `_statistics`
+        self.column_tails = column_tails.numpy().copy()  # (5, 2 c + 3 v + d): of `_columns`
+        self.statistic_tails = statistic_tails.numpy().copy()  # (5, 4): of `_statistics`
         self.trust = _copy(trust)  # (): the weight of what single columns say
         self.known = _copy(known)  # (): how well the tails are known, from 0 to 1
-        self.evidence_tail = _copy(evidence_tail)  # (5, 1): of what both say together
+        self.evidence_tail = evidence_tail.numpy().copy()  # (5, 1): of what both say together
 
     @classmethod
     def fit(
@@ -155,6 +152,7 @@ class Scorer:
         codes: NDArray[np.float32] | None = None,
         *,
         varying: NDArray[np.bool_] | None = None,
+        rescaling: Rescaling | None = None,
         seed: int = 0,
     ) -> Scorer:
         """Learn what the evidence of normal records looks like.
@@ -167,6 +165,7 @@ class Scorer:
             codes: Encoded normal records that become the codebook, (m, d); None for the network alone, as a baseline.
             varying: Which columns the network was trained on, (d,), all unless given. The others, of which normal
                 records hold one value alone, count as surprises where they differ from it.
+            rescaling: To the scale on which the codebook compares records; as they are encoded unless given.
             seed: Of the choice of codes.
         """
         network.eval()
@@ -185,7 +184,7 @@ class Scorer:
         number_whitening = (record_whitening / record_deviation[:, None])[:, numbers]
         scorer = cls(
             network,
-            None if codes is None else Codebook.fit(codes, seed),
+            None if codes is None else Codebook.fit(codes, seed, rescaling),
             varying=torch.from_numpy(np.flatnonzero(varying)),
             still=torch.from_numpy(still),
             centre=torch.from_numpy(centre.astype(np.float32)),
@@ -202,17 +201,16 @@ class Scorer:
             known=torch.tensor(n / (n + RECORDS_OF_HALF_KNOWN), dtype=torch.float64),
             evidence_tail=torch.zeros(5, 1, dtype=torch.float64),
         )
-        columns = in_tiles(lambda rows: scorer._columns(rows)[1].T, matrix)
-        scorer.column_tails = _copy(torch.from_numpy(fit_tails(columns, LEAST_COLUMN_SPREAD).astype(np.float32)))
-        statistics = in_tiles(lambda rows: scorer._statistics(rows).T, matrix)
-        scorer.statistic_tails = _copy(torch.from_numpy(fit_tails(statistics, LEAST_STATISTIC_SPREAD)))
+        columns = in_tiles(lambda rows: torch.cat(scorer._columns(rows)[1]).T, matrix)
+        scorer.column_tails = fit_tails(columns, LEAST_COLUMN_SPREAD).astype(np.float32)
+        scorer.statistic_tails = fit_tails(scorer._statistics(matrix), LEAST_STATISTIC_SPREAD)
         together = scorer._evidence(matrix, leave_out=True)
-        scorer.evidence_tail = _copy(torch.from_numpy(fit_tails(together[:, None], LEAST_STATISTIC_SPREAD)))
+        scorer.evidence_tail = fit_tails(together[:, None], LEAST_STATISTIC_SPREAD)
         return scorer
 
     def state(self) -> dict[str, Tensor]:
         """All that was fitted beside the network: tensors by name, as `restore` takes them."""
-        own = {name: getattr(self, name) for name in self.STATE}
+        own = {name: torch.as_tensor(getattr(self, name)) for name in self.STATE}
         book = {} if self.codebook is None else self.codebook.state()
         return own | {f"codebook.{name}": torch.from_numpy(np.ascontiguousarray(array)) for name, array in book.items()}
 
@@ -253,43 +251,53 @@ class Scorer:
 
         With `leave_out` a record that is a code of the codebook itself is scored as if it were none.
         """
-        evidence = self._evidence(matrix, leave_out=leave_out)
-        return _in_parts(lambda values: _rarity(values[None], self.evidence_tail)[0], evidence)
+        scores: NDArray[np.float64] = rarity(self._evidence(matrix, leave_out=leave_out)[None], self.evidence_tail)[0]
+        return scores
 
     def _evidence(self, matrix: NDArray[np.float32], *, leave_out: bool) -> NDArray[np.float64]:
         """What codebook and tails say together, (n,)."""
-        tails: NDArray[np.float64] = in_tiles(self._tails_of_tile, matrix)
+        tails = self._tails(self._statistics(matrix))
         if self.codebook is None:
             return tails
         distant = self.codebook.score(matrix, leave_out=leave_out)
         known = float(self.known)
-        against, beside = TAILS_AGAINST_KNOWN * known, TAILS_BESIDE + TAILS_BESIDE_KNOWN * known
-        together: NDArray[np.float64] = np.maximum(distant, against * tails) + beside * tails
+        together: NDArray[np.float64] = (
+            np.maximum(distant, TAILS_AGAINST * known * tails) + TAILS_BESIDE * known * tails
+        )
         return together
 
-    def _tails_of_tile(self, rows: Tensor) -> Tensor:
-        statistics = self._statistics(rows)
-        length, peak = _rarity(statistics[:2], self.statistic_tails[:, :2])
-        further = beyond(statistics[2:], self.statistic_tails[:, 2:])  # (2, TILE)
-        return torch.maximum(length, self.trust * peak) + self.trust * (further[0] + further[1])
+    def _tails(self, statistics: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the statistics (n, 4) say together, (n,)."""
+        length, peak = rarity(statistics.T[:2], self.statistic_tails[:, :2])
+        surprise, size = beyond(statistics.T[2:], self.statistic_tails[:, 2:])
+        trust = float(self.trust)
+        tails: NDArray[np.float64] = np.maximum(length, trust * peak) + trust * (surprise + size)
+        return tails
 
-    def _statistics(self, rows: Tensor) -> Tensor:
-        """Length, peak, surprise and size of rows (TILE, d): (4, TILE), in double precision."""
-        whitened, columns = self._columns(rows)
-        tails = beyond(columns, self.column_tails)
-        c = len(self.numbers)
-        length, size = whitened.square().mean(dim=0), tails[:c].sum(dim=0)
-        linear = 2 * c + 2 * len(self.varying)
-        surprise = (_largest(tails[2 * c : linear]) + _largest(tails[linear:])) / 2
-        return torch.stack([length, _largest(tails[c : 2 * c]), surprise, size]).double()
+    def _statistics(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Length, peak, surprise and size of encoded records (n, d): (n, 4)."""
 
-    def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The whitened evidence (v + k, TILE) of rows (TILE, d), and all columns whose tails count.
+        def of_tile(rows: Tensor) -> Tensor:
+            whitened, columns = self._columns(rows)
+            found = np.zeros((5, len(rows)))
+            found[0] = whitened.square().mean(dim=0).numpy()
+            tails, end = self.column_tails, 0
+            for family, (into, gather) in zip(columns, _GATHERED, strict=True):
+                start, end = end, end + len(family)
+                gather(family.numpy(), tails[:, start:end], found[into])
+            found[2] = (found[2] + found[4]) / 2  # of the network's residuals and of PCA's
+            return torch.from_numpy(found[:4].T)
 
-        Those, (2 c + 3 v + d, TILE), are the c number columns as encoded, the same whitened, the residuals of the v
-        columns that vary, those whitened; the residuals of PCA, those whitened; and by how much the other columns are
-        not what they always are. Records lie side by side, as in `rows_times` and for the same reason; it is faster as
-        well.
+        statistics: NDArray[np.float64] = in_tiles(of_tile, matrix)
+        return statistics
+
+    def _columns(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The whitened evidence (v + k, TILE) of rows (TILE, d), and all columns whose tails count, family by family.
+
+        Those are the c number columns as encoded, the same whitened, the residuals of the v columns that vary, those
+        whitened; the residuals of PCA, those whitened; and by how much the other columns are not what they always are:
+        (2 c + 3 v + d, TILE) in all. Records lie side by side, as in `rows_times` and for the same reason; it is faster
+        as well.
         """
         records = rows.T.contiguous()
         moving = records[self.varying]
@@ -299,7 +307,7 @@ class Scorer:
         width = len(moving)
         left = self.linear.T @ moving - self.linear_shift[:, None]
         stirred = self._stirred(records)
-        return whitened, torch.cat([moving[self.numbers], own, standard[:width], whitened[:width], left, stirred])
+        return whitened, [moving[self.numbers], own, standard[:width], whitened[:width], left, stirred]
 
     def _stirred(self, records: Tensor) -> Tensor:
         """By how many of their least deviations columns of records (d, n) that stand still differ, (d - v, n)."""
@@ -371,79 +379,36 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _largest(tails: Tensor) -> Tensor:
-    """The largest of each record, of tails (m, n); 0 where there is no column at all."""
-    return torch.nn.functional.pad(tails, (0, 0, 1, 0)).amax(dim=0)
-
-
-def fit_tails(sample: NDArray[np.floating[Any]], least_spread: float) -> NDArray[np.float64]:
-    """What `beyond` needs to know of columns: learned from normal records.
-
-    Args:
-        sample: Values of normal records, (n, m).
-        least_spread: Smallest scale of a tail and smallest distance of the 90% point from the 99% point.
-
-    Returns:
-        Rows of an array (5, m): the 90% point, the distance to the 99% point, the 99% point, scale and shape of the
-        generalised Pareto tail from there.
-
-    Source: Hosking and Wallis, "Parameter and Quantile Estimation for the Generalized Pareto Distribution",
-        Technometrics 29, 1987 (the estimate by probability-weighted moments).
-    """
-    n = len(sample)
-    ordered = np.sort(sample, axis=0).astype(np.float64)
-    count = max(1, min(max(LEAST_EXCEEDANCES, round(n * 0.01)), n // 2))
-    wider = max(1, min(max(2 * LEAST_EXCEEDANCES, round(n * 0.1)), n * 2 // 3))
-    start, high = ordered[max(n - wider - 1, 0)], ordered[max(n - count - 1, 0)]
-    excess = ordered[n - count :] - high  # (count, m), ascending
-    mean = excess.mean(axis=0)
-    weights = (count - np.arange(1, count + 1)) / max(count - 1, 1)
-    weighted = (excess * weights[:, None]).mean(axis=0)
-    shape = np.clip(2.0 - mean / np.maximum(mean - 2.0 * weighted, 1e-12), *SHAPES)
-    scale = np.maximum((1.0 - shape) * mean, least_spread)
-    return np.stack([start, np.maximum(high - start, least_spread), high, scale, shape])
-
-
-def beyond(values: Tensor, tails: Tensor) -> Tensor:
-    """How many decades rarer than one in ten each value is, (m, n): 0 up to the 90% point of its column.
-
-    In a straight line to 1 at the 99% point, then by the generalised Pareto tail, which has no end.
-
-    Args:
-        values: (m, n): the values of a column one after the other.
-        tails: What `fit_tails` found, (5, m).
-    """
-    start, width, high, scale, shape = tails[:, :, None]
-    rise: Tensor = ((values - start) / width).clamp(0.0, 1.0)
-    further: Tensor = torch.log1p((values - high).clamp_min(0.0) / scale * shape) / shape * _DECADE
-    return rise + further
-
-
-def _rarity(values: Tensor, tails: Tensor) -> Tensor:
-    """Rarity of values (m, n) of at least 0, in decades: up to 1 at the 90% point in a straight line, then `beyond`."""
-    inside: Tensor = (values / tails[0][:, None].clamp_min(LEAST_STATISTIC_SPREAD)).clamp(0.0, 1.0)
-    return inside + beyond(values, tails)
-
-
-def _in_parts(compute: Callable[[Tensor], Tensor], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`compute` over values (n,), always of as many at once: vectors and what is left over may differ in last bits."""
-    part = torch.zeros(TILE, dtype=torch.float64)
-    found = np.empty(len(values))
-    for start in range(0, len(values), TILE):
-        some = values[start : start + TILE]
-        part[: len(some)] = torch.from_numpy(some)
-        found[start : start + TILE] = compute(part).numpy()[: len(some)]
-    return found
-
-
 def _whitening(
     sample: NDArray[np.float64], floor: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Centre (m,), deviation (m,) and symmetric whitening (m, m) of standardised rows, from a sample (n, m)."""
+    """Centre (m,), deviation (m,) and symmetric whitening (m, m) of standardised rows, from a sample (n, m).
+
+    It whitens the covariance of `shrunk_covariance`. Where columns outnumber rows, that is a few directions beside a
+    multiple of the identity, and those are found in the smaller matrix of products between rows.
+    """
     centre = sample.mean(axis=0)
     deviation = np.maximum(sample.std(axis=0), floor)
-    values, vectors = np.linalg.eigh(shrunk_covariance((sample - centre) / deviation))
-    return centre, deviation, (vectors / np.sqrt(values)) @ vectors.T
+    standard = (sample - centre) / deviation
+    n, m = standard.shape
+    lacking = np.clip(1.0 - np.square(standard).mean(axis=0), 0.0, None)
+    raised = np.flatnonzero(lacking > 1e-9)
+    if n + len(raised) >= m:
+        values, vectors = np.linalg.eigh(shrunk_covariance(standard))
+        return centre, deviation, (vectors / np.sqrt(values)) @ vectors.T
+    # Columns with less than unit variance get the rest of it as a row of their own.
+    rest = np.zeros((len(raised), m))
+    rest[np.arange(len(raised)), raised] = np.sqrt(n * lacking[raised])
+    rows = np.concatenate([standard, rest]) / np.sqrt(n)
+    squares, left = np.linalg.eigh(rows @ rows.T)
+    squares, left = squares[squares > 1e-12 * squares[-1]], left[:, squares > 1e-12 * squares[-1]]
+    directions = rows.T @ (left / np.sqrt(squares))  # (m, r), orthonormal
+    shrinkage = _shrinkage(standard)
+    alone = shrinkage**-0.5
+    factors = (shrinkage + (1 - shrinkage) * squares) ** -0.5 - alone
+    whitening = (directions * factors) @ directions.T
+    whitening[np.diag_indices(m)] += alone
+    return centre, deviation, whitening
 
 
 def shrunk_covariance(standard: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -456,12 +421,17 @@ def shrunk_covariance(standard: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Source: Ledoit and Wolf 2004, as cited above, with the identity itself as the target.
     """
-    n, m = standard.shape
-    sample = standard.T @ standard / n
-    distance = np.square(sample - np.eye(m)).sum()
-    # Mean squared distance of one record's outer product from the sample covariance, without forming any.
-    spread = np.square(np.square(standard).sum(axis=1)).sum() / n**2 - np.square(sample).sum() / n
-    shrinkage = float(np.clip(spread / distance, 1e-6, 1.0)) if distance > 0 else 1.0
-    covariance: NDArray[np.float64] = (1 - shrinkage) * sample
+    covariance: NDArray[np.float64] = (1 - _shrinkage(standard)) * (standard.T @ standard / len(standard))
     np.fill_diagonal(covariance, 1.0)
     return covariance
+
+
+def _shrinkage(standard: NDArray[np.float64]) -> float:
+    """How far the covariance of standard rows (n, m) is to be shrunk, in (0, 1]."""
+    n, m = standard.shape
+    products = standard.T @ standard if m <= n else standard @ standard.T
+    length = np.square(products).sum() / n**2  # of the sample covariance
+    distance = length - 2 * np.square(standard).sum() / n + m  # of that from the identity
+    # Mean squared distance of one record's outer product from the sample covariance, without forming any.
+    spread = np.square(np.square(standard).sum(axis=1)).sum() / n**2 - length / n
+    return float(np.clip(spread / distance, 1e-6, 1.0)) if distance > 1e-12 * m else 1.0

@@ -34,6 +34,7 @@ from detector import (
 from detector.codebook import MOST_CODES
 from detector.networks.denoising import NOISE
 from trainer.checkpoints import Checkpoints
+from trainer.comparison import choose_scale
 from trainer.evaluation import Evaluation, evaluate
 from trainer.examination import examine
 from trainer.processes import ALONE, Device, Processes, choose_device
@@ -193,6 +194,7 @@ class _Prepared:
     calibration: Records
     rate: float
     unknown: list[NDArray[np.float64]]
+    to_fit: Records
     encoder: Encoder
     fitting: NDArray[np.float32]
     validation: NDArray[np.float32]
@@ -261,9 +263,11 @@ def fit_detector(
         facts = _facts(stream, ready.records, split, fitting, settings)
         scorers: dict[str, Scorer] = {}
         if training is not None:
+            rescaling, facts["told_apart"] = choose_scale(stream, encoder, ready.to_fit, settings.seed)
             scorers[network.kind] = Scorer.fit(
-                network, seen, encoder.indicators, codes, varying=ready.varying, seed=settings.seed
-            )
+                network, seen, encoder.indicators, codes,
+                varying=ready.varying, rescaling=rescaling, seed=settings.seed,
+            )  # fmt: skip
         scorers[linear.kind] = Scorer.fit(linear, seen, encoder.indicators, varying=ready.varying)
         of_normal = {kind: scorer.score(calibrating, leave_out=True) for kind, scorer in scorers.items()}
         daily = records_per_day(ready.calibration)
@@ -359,8 +363,9 @@ def _prepare(
     to_fit, to_validate = (records.take(rows) for rows in (split.fit, split.validate))
     unknown = [drawn(part, settings) for part in (to_fit, to_validate)]
     hidden = [draws < settings.no_history_share for draws in unknown]
-    encoder = Encoder.fit(stream, _without_history(to_fit, hidden[0]))
-    fitting = encoder.encode(_without_history(to_fit, hidden[0]))
+    to_fit = _without_history(to_fit, hidden[0])
+    encoder = Encoder.fit(stream, to_fit)
+    fitting = encoder.encode(to_fit)
     validation = encoder.encode(_without_history(to_validate, hidden[1]))
     varying = fitting.std(axis=0) > 1e-6
     if not varying.any():
@@ -371,8 +376,8 @@ def _prepare(
     count = int(varying.sum())
     code_width = max(1, min(round(count * settings.code_share), count - 1))
     return _Prepared(
-        records, history, read, split, spared, remarks, calibration, rate, unknown, encoder, fitting, validation,
-        varying, code_width,
+        records, history, read, split, spared, remarks, calibration, rate, unknown, to_fit, encoder, fitting,
+        validation, varying, code_width,
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -12,7 +11,8 @@ from scipy.stats import genpareto
 from sklearn.decomposition import PCA
 
 from detector import Detector, LinearAutoencoder, Records, Scorer
-from detector.scoring import TILE, beyond, fit_tails, in_tiles, shrunk_covariance
+from detector.scoring import TILE, _whitening, in_tiles, shrunk_covariance
+from detector.tails import beyond, fit_tails
 from tests.payments import decoded, message, odd_message
 
 DRAW = np.random.default_rng(1)
@@ -117,7 +117,7 @@ def naive_score(scorer: Scorer, row: NDArray[np.float32]) -> float:
     evidence = max(length, trust * peak) + trust * (surprise + size)
     if scorer.codebook is not None:
         known, distant = float(state["known"]), float(scorer.codebook.score(row[None])[0])
-        evidence = max(distant, 0.18 * known * evidence) + (0.05 + 0.075 * known) * evidence
+        evidence = max(distant, 0.18 * known * evidence) + 0.15 * known * evidence
     return naive_rarity(evidence, state["evidence_tail"][:, 0])[0]
 
 
@@ -169,7 +169,7 @@ def test_one_odd_number_among_many_is_not_lost() -> None:
     def found(scores: Callable[[NDArray[np.float32]], NDArray[np.float64]]) -> float:
         return float((scores(odd) > np.quantile(scores(normal), 0.999)).mean())
 
-    assert found(lambda matrix: in_tiles(lambda tile: scorer._statistics(tile)[0], matrix)) < 0.3
+    assert found(lambda matrix: scorer._statistics(matrix)[:, 0]) < 0.3
     assert found(scorer.score) > 0.7
 
 
@@ -213,9 +213,9 @@ def test_an_indicator_that_does_not_belong_to_a_record_counts_beside_its_length(
     odd = rows[:500].copy()
     odd[:, 1] = np.where(odd[:, 1] > 0, rows[:, 1].min(), rows[:, 1].max())
 
-    surprise = in_tiles(lambda tile: scorer._statistics(tile)[2], odd)
+    surprise = scorer._statistics(odd)[:, 2]
 
-    assert np.median(surprise) > np.quantile(in_tiles(lambda tile: scorer._statistics(tile)[2], rows), 0.99)
+    assert np.median(surprise) > np.quantile(scorer._statistics(rows)[:, 2], 0.99)
     assert np.median(scorer.score(odd)) > np.quantile(scorer.score(rows), 0.99)
 
 
@@ -241,11 +241,11 @@ def test_extreme_records_score_the_same_bits_at_every_place(width: int) -> None:
 def test_a_tail_counts_the_decades_that_the_distribution_has() -> None:
     draw = np.random.default_rng(5)
     sample = np.stack([draw.exponential(size=200_000), draw.pareto(4, size=200_000)], axis=1)
-    tails = torch.from_numpy(fit_tails(sample, 1e-3))
+    tails = fit_tails(sample, 1e-3)
     rarities = np.array([1.0, 2.0, 3.0, 4.5])  # one in ten, in a hundred, ...
     quantiles = np.stack([rarities * np.log(10), 10 ** (rarities / 4) - 1])
 
-    found = beyond(torch.from_numpy(quantiles), tails).numpy()
+    found = beyond(quantiles, tails)
 
     np.testing.assert_allclose(found, np.stack([rarities - 1] * 2), rtol=0.1, atol=0.02)  # of 2,000 exceedances
 
@@ -283,7 +283,7 @@ def test_with_all_components_the_length_is_the_mahalanobis_distance_of_the_recor
     distance = np.einsum("ij,jk,ik->i", centred, np.linalg.inv(np.cov(centred, rowvar=False)), centred)
 
     # d + k = 9 dimensions of evidence hold 5 of information: equal up to that factor and the shrinkage.
-    length = in_tiles(lambda tile: scorer._statistics(tile)[0], CORRELATED)
+    length = scorer._statistics(CORRELATED)[:, 0]
     assert np.corrcoef(length, distance)[0, 1] > 0.99
 
 
@@ -294,6 +294,17 @@ def test_shrinkage_vanishes_with_many_rows_and_takes_over_with_few() -> None:
     np.testing.assert_allclose(shrunk_covariance(rows), correlation, atol=0.02)
     few = shrunk_covariance(np.random.default_rng(0).normal(size=(4, 50)))
     assert np.linalg.eigvalsh(few).min() > 0.1  # without shrinkage 46 eigenvalues are zero
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(30, 200), (50, 120), (40, 41)])
+def test_with_more_columns_than_rows_the_whitening_is_that_of_the_whole_covariance(rows: int, columns: int) -> None:
+    draw = np.random.default_rng(columns)
+    sample = draw.normal(size=(rows, columns)) * draw.uniform(0.001, 2, columns)  # some are below the floor
+
+    centre, deviation, whitening = _whitening(sample, np.full(columns, 0.05))
+
+    values, vectors = np.linalg.eigh(shrunk_covariance((sample - centre) / deviation))
+    np.testing.assert_allclose(whitening, (vectors / np.sqrt(values)) @ vectors.T, atol=1e-9)
 
 
 def test_a_code_of_a_record_is_narrower_than_the_record(tiny_detector: Detector) -> None:
