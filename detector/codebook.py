@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.compiled import compiled, inlined
+from detector.compiled import compiled
+from detector.nearest import find_cells, find_codes, rebuild, rebuild_row
 from detector.rescaling import Rescaling
 
 NEIGHBOURS = 5
@@ -21,14 +22,12 @@ NEIGHBOURS = 5
 MOST_CODES = 8_192
 """Most records that become codes, drawn at random from more."""
 
-PROBES = 5
+PROBES = 4
 """Most cells that are searched: codes further off are no neighbours of a normal record."""
 
-_CODES_A_CELL = 96
+_CODES_A_CELL = 64
 _ROUNDS = 6
 _LEAST_DEVIATION = 0.01
-_NEAR = 1e-6
-"""Added to squared distances before they become weights, so that a record equal to a code has a finite one."""
 _ROWS_AT_ONCE = 4_096
 _TYPICAL = 0.95
 _MOST_TYPICAL_RECORDS = 4_096
@@ -128,9 +127,10 @@ class Codebook:
         )  # fmt: skip
         # Each code is judged as if it were none: held out from the others by itself.
         sample = codes[:: -(-len(codes) // _MOST_TYPICAL_RECORDS)]
-        residuals = sample - book._search(sample, leave_out=True)[0]
+        found = book._search(sample, leave_out=True)
+        residuals = sample - book._rebuild(*found)
         book.scale = (np.sqrt(np.square(residuals).mean(axis=0)) + _LEAST_DEVIATION).astype(np.float32)
-        measures = book._compiled(sample, np.zeros(len(sample)), leave_out=True)[2]
+        measures, _ = book._judge(sample, np.zeros(len(sample)), *found)
         book.typical = np.quantile(measures, _TYPICAL, axis=0) + 1e-9
         return book
 
@@ -155,7 +155,7 @@ class Codebook:
         Columns that never varied are as they are.
         """
         rebuilt = self._rescaling(matrix)
-        rebuilt[:, self.columns] = self._search(rebuilt[:, self.columns], leave_out=False)[0]
+        rebuilt[:, self.columns] = self._rebuild(*self._search(rebuilt[:, self.columns], leave_out=False))
         return rebuilt
 
     def score(self, matrix: NDArray[np.float32], *, leave_out: bool = False) -> NDArray[np.float64]:
@@ -185,28 +185,39 @@ class Codebook:
             further = np.zeros(len(rows))
             for column in np.square(rows[:, self.still] - self.values).T:  # one after the other: in one order
                 further += column
-            _, _, measures[chunk], scores[chunk] = self._compiled(rows[:, self.columns], further, leave_out=leave_out)
+            moving = np.ascontiguousarray(rows[:, self.columns])
+            found = self._search(moving, leave_out=leave_out)
+            measures[chunk], scores[chunk] = self._judge(moving, further, *found)
         return measures, scores
 
-    def _search(self, rows: NDArray[np.float32], *, leave_out: bool) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Reconstructions (n, d) and the distances of the codes that they are made of, (n, k)."""
-        rebuilt, distances, _, _ = self._compiled(rows, np.zeros(len(rows)), leave_out=leave_out)
-        return rebuilt, distances
-
-    def _compiled(
-        self, rows: NDArray[np.float32], further: NDArray[np.float64], *, leave_out: bool
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Reconstructions, distances, measures and scores; `further` is added to squared distances from all codes."""
-        n, width = rows.shape
-        rebuilt = np.empty((n, width), np.float32)
-        distances = np.empty((n, max(1, min(NEIGHBOURS, len(self.codes) - 1))))
-        measures, scores = np.empty((n, 3)), np.empty(n)
-        _compare(
-            np.ascontiguousarray(rows, np.float32), further, self._centre_block, self._between, self.radii, self.starts,
-            self._blocks, self.codes, self.scale, self.typical, leave_out, PROBES, rebuilt, distances,
-            measures, scores,
+    def _search(self, rows: NDArray[np.float32], *, leave_out: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The codes that rows (n, d) are made of, (n, k), and the squared distances from them."""
+        n = len(rows)
+        shape = (n, min(PROBES, len(self.radii)))
+        cells, to_cells = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        find_cells(rows, self._centre_block, cells, to_cells)
+        shape = (n, max(1, min(NEIGHBOURS, len(self.codes) - 1)))
+        places, squares = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        find_codes(
+            rows, np.argsort(cells[:, 0], kind="stable"), cells, to_cells, self._between, self.radii, self.starts,
+            self._blocks, leave_out, places, squares,
         )  # fmt: skip
-        return rebuilt, distances, measures, scores
+        return places, squares
+
+    def _rebuild(self, places: NDArray[np.int64], squares: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Reconstructions (n, d) from what `_search` found."""
+        rebuilt = np.empty((len(places), len(self.columns)), np.float32)
+        rebuild(self.codes, places, squares, rebuilt)
+        return rebuilt
+
+    def _judge(
+        self, rows: NDArray[np.float32], further: NDArray[np.float64], places: NDArray[np.int64],
+        squares: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+        """Measures (n, 3) and scores (n,) of rows (n, d); `further` (n,) is added to all squared distances."""
+        measures, scores = np.empty((len(rows), 3)), np.empty(len(rows))
+        _judge(rows, further, places, squares, self.codes, self.scale, self.typical, measures, scores)
+        return measures, scores
 
 
 def _cells(rows: NDArray[np.float32], draw: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -230,99 +241,21 @@ def _squared_distances(rows: NDArray[np.float32], others: NDArray[np.float32]) -
     return np.maximum(squares, 0.0)
 
 
-@inlined
-def _squares(record: NDArray[np.float32], block: NDArray[np.float32], size: int, sums: NDArray[np.float32]) -> None:
-    """Squared distances of a record (d,) from the codes of a block (d * size,), into `sums`."""
-    width = len(record)
-    sums[:size] = 0.0
-    by_fours = width - width % 4  # four columns at once: each sum is fetched and stored a quarter as often
-    for column in range(0, by_fours, 4):
-        one, two, three, four = record[column], record[column + 1], record[column + 2], record[column + 3]
-        others = block[column * size : (column + 4) * size]
-        for place in range(size):
-            a, b = one - others[place], two - others[place + size]
-            c, d = three - others[place + 2 * size], four - others[place + 3 * size]
-            sums[place] += (a * a + b * b) + (c * c + d * d)
-    for column in range(by_fours, width):
-        value, others = record[column], block[column * size : (column + 1) * size]
-        for place in range(size):
-            difference = value - others[place]
-            sums[place] += difference * difference
-
-
 @compiled
-def _compare(  # noqa: C901 - one compiled loop: each row is finished before the next
-    # the records
-    rows: NDArray[np.float32], further: NDArray[np.float64],
-    # the codebook
-    centre_block: NDArray[np.float32], between: NDArray[np.float32], radii: NDArray[np.float32],
-    starts: NDArray[np.int64], blocks: NDArray[np.float32], codes: NDArray[np.float32], scale: NDArray[np.float32],
-    typical: NDArray[np.float64], leave_out: bool, probes: int,  # noqa: FBT001 - compiled: no keywords
-    # what is found
-    rebuilt: NDArray[np.float32], distances: NDArray[np.float64], measures: NDArray[np.float64],
-    scores: NDArray[np.float64],
+def _judge(
+    rows: NDArray[np.float32], further: NDArray[np.float64], places: NDArray[np.int64], squares: NDArray[np.float32],
+    codes: NDArray[np.float32], scale: NDArray[np.float32], typical: NDArray[np.float64],
+    measures: NDArray[np.float64], scores: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Each row by itself, into the last four arrays; arithmetic is IEEE's: nothing is reordered."""
-    width, cells, wanted = rows.shape[1], len(radii), distances.shape[1]
-    largest = 0
-    for cell in range(cells):
-        largest = max(largest, starts[cell + 1] - starts[cell])
-    to_centres, squares = np.empty(cells, np.float32), np.empty(largest, np.float32)
-    probed, probed_squares = np.empty(probes, np.int64), np.empty(probes, np.float32)
-    best, place = np.empty(wanted, np.float32), np.empty(wanted, np.int64)
+    """Each row by itself, into the last two arrays."""
+    width, count = rows.shape[1], places.shape[1]
+    rebuilt = np.empty(width, np.float32)
     for row in range(len(rows)):
-        record = rows[row]
-        _squares(record, centre_block, cells, to_centres)
-        best[:] = np.inf
-        place[:] = 0
-        left_out = not leave_out
-        for probe in range(min(probes, cells)):
-            cell = 0
-            for other in range(1, cells):
-                if to_centres[other] < to_centres[cell]:
-                    cell = other
-            square = to_centres[cell]
-            to_centres[cell] = np.inf
-            bound = math.sqrt(square) - radii[cell]
-            for earlier in range(probe):
-                # Its codes are beyond the plane halfway between its centre and that of a nearer cell.
-                plane = (square - probed_squares[earlier]) / (2 * between[cell, probed[earlier]] + _NEAR)
-                bound = max(bound, plane)
-            probed[probe], probed_squares[probe] = cell, square
-            if bound > 0.0 and bound * bound > best[wanted - 1]:
-                continue  # none of its codes can be nearer
-            start, size = starts[cell], starts[cell + 1] - starts[cell]
-            _squares(record, blocks[start * width : (start + size) * width], size, squares)
-            for code in range(size):
-                square = squares[code]
-                if square >= best[wanted - 1]:
-                    continue
-                if square == 0.0 and not left_out:
-                    left_out = True
-                    continue
-                slot = wanted - 1
-                while slot > 0 and best[slot - 1] > square:
-                    best[slot], place[slot] = best[slot - 1], place[slot - 1]
-                    slot -= 1
-                best[slot], place[slot] = square, start + code
-        # Where the searched cells hold fewer codes than wanted, the furthest that was found stands for the rest.
-        found = 1
-        while found < wanted and best[found] < np.inf:
-            found += 1
-        for slot in range(found, wanted):
-            best[slot], place[slot] = best[found - 1], place[found - 1]
-        total = 0.0
-        for slot in range(found):
-            total += 1.0 / (best[slot] + _NEAR)
-        rebuilt[row] = 0.0
-        for slot in range(found):
-            weight = np.float32(1.0 / (best[slot] + _NEAR) / total)
-            for column in range(width):
-                rebuilt[row, column] += weight * codes[place[slot], column]
+        rebuild_row(codes, places[row], squares[row], rebuilt)
         standard = further[row] / _LEAST_DEVIATION / _LEAST_DEVIATION
         length, product, logarithms = further[row], 1.0 + standard, 0.0
         for column in range(width):
-            residual = float(record[column] - rebuilt[row, column])
+            residual = float(rows[row, column] - rebuilt[column])
             length += residual * residual
             standard = residual / scale[column]
             product *= 1.0 + standard * standard
@@ -330,13 +263,11 @@ def _compare(  # noqa: C901 - one compiled loop: each row is finished before the
                 logarithms += math.log(product)
                 product = 1.0
         apart = 0.0
-        for slot in range(wanted):
-            distances[row, slot] = math.sqrt(best[slot] + further[row])
-            apart += distances[row, slot]
+        for slot in range(count):
+            apart += math.sqrt(squares[row, slot] + further[row])
         measures[row, 0] = math.sqrt(length)
         measures[row, 1] = (logarithms + math.log(product)) / width
-        measures[row, 2] = apart / wanted
-        score = 0.0
+        measures[row, 2] = apart / count
+        scores[row] = 0.0
         for measure in range(3):
-            score += math.log1p(measures[row, measure] / typical[measure])
-        scores[row] = score / 3
+            scores[row] += math.log1p(measures[row, measure] / typical[measure]) / 3

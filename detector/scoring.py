@@ -174,7 +174,7 @@ class Scorer:
         moving = np.ascontiguousarray(matrix[:, varying])
         least = np.where(indicators, LEAST_INDICATOR_DEVIATION, LEAST_DEVIATION)
         width = moving.shape[1]
-        evidence = in_tiles(lambda rows: _evidence(network, rows), moving).astype(np.float64)
+        evidence = in_tiles(lambda rows: _evidence(network, rows.T.contiguous()).T, moving).astype(np.float64)
         floor = np.concatenate([least[varying], np.full(evidence.shape[1] - width, LEAST_DEVIATION)])
         centre, deviation, whitening = _whitening(evidence, floor)
         record_centre, record_deviation, record_whitening = _whitening(moving.astype(np.float64), floor[:width])
@@ -301,13 +301,17 @@ class Scorer:
         """
         records = rows.T.contiguous()
         moving = records[self.varying]
-        standard = (_evidence(self.network, moving.T).T - self.centre[:, None]) / self.deviation[:, None]
-        whitened = self.whitening.T @ standard.contiguous()
+        standard = self._standard(moving)
+        whitened = self.whitening.T @ standard
         own = self.number_whitening.T @ moving - self.number_shift[:, None]
         width = len(moving)
         left = self.linear.T @ moving - self.linear_shift[:, None]
         stirred = self._stirred(records)
         return whitened, [moving[self.numbers], own, standard[:width], whitened[:width], left, stirred]
+
+    def _standard(self, moving: Tensor) -> Tensor:
+        """Evidence (v + k, n) of columns that vary (v, n), in deviations of normal records."""
+        return _evidence(self.network, moving).sub_(self.centre[:, None]).div_(self.deviation[:, None])
 
     def _stirred(self, records: Tensor) -> Tensor:
         """By how many of their least deviations columns of records (d, n) that stand still differ, (d - v, n)."""
@@ -336,19 +340,19 @@ class Scorer:
         width, still = len(self.varying), self.still[0].long()
 
         def columns(rows: Tensor) -> Tensor:
-            standard = (_evidence(self.network, rows[:, self.varying]) - self.centre) / self.deviation
+            standard = self._standard(rows.T[self.varying].contiguous())
             squares = torch.empty_like(rows)
-            squares[:, self.varying] = standard[:, :width].square()
+            squares[:, self.varying] = standard[:width].square().T
             squares[:, still] = self._stirred(rows.T).T.square()
             return squares
 
         return in_tiles(columns, matrix)
 
 
-def _evidence(network: Autoencoder, rows: Tensor) -> Tensor:
-    """Residual and code side by side, (n, d + k)."""
-    codes = network.encode(rows)
-    return torch.cat([rows - network.decode(codes), codes], dim=1)
+def _evidence(network: Autoencoder, columns: Tensor) -> Tensor:
+    """Residual and code one below the other, (d + k, n), of records side by side, (d, n)."""
+    codes = network.encode(columns.T)
+    return torch.cat([columns - network.decode(codes).T, codes.T])
 
 
 def _linear_residuals(

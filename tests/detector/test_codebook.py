@@ -52,7 +52,7 @@ def test_a_few_cells_hold_the_nearest_codes_of_most_records(book: Codebook) -> N
     least = np.array([nearest(row, book.codes)[1].mean() for row in OTHERS])
 
     assert (found >= least * (1 - 1e-5)).all()
-    assert (found <= least * 1.001).mean() > 0.95
+    assert (found <= least * 1.02).mean() > 0.95
 
 
 def test_scores_are_made_of_the_three_measures_by_their_definition(
@@ -190,7 +190,7 @@ def test_a_codebook_of_the_same_state_gives_the_same_bits(book: Codebook) -> Non
         ("grid", lambda grid: grid[:5]),
         ("grid", lambda grid: grid[:, :5]),
         ("scale", lambda scale: scale[:1]),
-        ("typical", lambda typical: typical[:3]),
+        ("typical", lambda typical: typical[:2]),
         ("columns", lambda columns: columns[:2]),
     ],
 )
