@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from detector.compiled import compiled
 from detector.errors import TrainingDataError
 from detector.records import Records
 from detector.stream import CategoryFeature, HistoryFeature, NumberFeature, StreamDefinition, TimeFeature
@@ -159,9 +161,9 @@ class NumberEncoder:
         return records.numbers[self.field]
 
     def _raw(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        unfolded = _unfold(values, log=self._log)
-        beyond = np.maximum(unfolded - self._knots[-1], 0.0) - np.maximum(self._knots[0] - unfolded, 0.0)
-        mapped: NDArray[np.float64] = np.interp(unfolded, self._knots, self._scores) + beyond / self._spread
+        """Values on the encoded scale, before it is centred and tamed."""
+        unfolded, mapped = _unfold(values, log=self._log), np.empty(len(values))
+        _interpolate(unfolded, self._knots, self._scores, self._spread, mapped)
         return mapped
 
     def encode(self, records: Records, notes: Notes) -> NDArray[np.float64]:
@@ -170,12 +172,10 @@ class NumberEncoder:
         missing = np.isnan(values)
         notes.missing[self.name] = missing
         notes.out_of_range[self.name] = (values < self.low) | (values > self.high)
-        deviations = (self._raw(np.where(missing, self._knots[0], values)) - self._centre) / self._scale
-        size = np.abs(deviations)
-        tamed = np.sign(deviations) * np.where(
-            size <= SOFT_LIMIT, size, SOFT_LIMIT * (1.0 + np.log(np.maximum(size, SOFT_LIMIT) / SOFT_LIMIT))
-        )
-        return np.stack([np.where(missing, 0.0, tamed), self._missing.encode(missing)], axis=1)
+        columns = np.empty((len(values), 2))
+        _tame(self._raw(values), self._centre, self._scale, columns[:, 0])
+        columns[:, 1] = self._missing.encode(missing)
+        return columns
 
     def actual(self, records: Records, row: int) -> float | None:
         """The number itself, None where missing."""
@@ -197,6 +197,45 @@ class NumberEncoder:
             "high": self.high,
         }  # fmt: skip
         return config, {"knots": self._knots, "scores": self._scores}
+
+
+@compiled
+def _interpolate(
+    values: NDArray[np.float64], knots: NDArray[np.float64], scores: NDArray[np.float64], spread: float,
+    mapped: NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Scores of values (n,) between ascending knots, in a straight line with slope 1 / `spread` beside them."""
+    last = len(knots) - 1
+    for row in range(len(values)):
+        value = values[row]
+        if value >= knots[last]:
+            mapped[row] = scores[last] + (value - knots[last]) / spread
+        elif value <= knots[0]:
+            mapped[row] = scores[0] - (knots[0] - value) / spread
+        else:
+            low, high = 0, last  # not a number ends at the last knot, and stays one
+            while high - low > 1:
+                middle = (low + high) >> 1
+                if value >= knots[middle]:
+                    low = middle
+                else:
+                    high = middle
+            share = (value - knots[low]) / (knots[high] - knots[low])
+            mapped[row] = scores[low] + share * (scores[high] - scores[low])
+
+
+@compiled
+def _tame(raw: NDArray[np.float64], centre: float, scale: float, tamed: NDArray[np.float64]) -> None:
+    """Deviations (n,), growing logarithmically beyond the soft limit; 0 where there is none."""
+    for row in range(len(raw)):
+        deviation = (raw[row] - centre) / scale
+        size = abs(deviation)
+        if math.isnan(deviation):
+            tamed[row] = 0.0
+        elif size <= SOFT_LIMIT:
+            tamed[row] = deviation
+        else:
+            tamed[row] = math.copysign(SOFT_LIMIT * (1.0 + math.log(size / SOFT_LIMIT)), deviation)
 
 
 class HistoryEncoder(NumberEncoder):
