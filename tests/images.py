@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,8 +57,14 @@ def pixels_of(png_in_base64: str) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(png_in_base64))))
 
 
+def write_idx(path: Path, content: NDArray[np.uint8]) -> None:
+    """An idx file of bytes: two zeros, 8 for bytes, the dimensions, their sizes, the content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack(f">BBBB{content.ndim}I", 0, 0, 8, content.ndim, *content.shape) + content.tobytes())
+
+
 @cache
 def disc_detector() -> Detector:
     """A detector of odd images, fitted on 400 discs in few steps."""
     images = records_of_images(STREAM, discs(400))
-    return fit_images(images, STREAM, ImageFitSettings(steps=40))[0]
+    return fit_images(images, STREAM, ImageFitSettings(most_steps=40))[0]

@@ -205,14 +205,13 @@ def train(
         from trainer import progress
         from trainer.checkpoints import Checkpoints
         from trainer.fitting import FitSettings, fit_detector, share_training
-        from trainer.fitting_images import ImageFitSettings, fit_images
+        from trainer.fitting_images import ImageFitSettings, fit_images, share_image_training
         from trainer.loading import bytes_per_record, load
         from trainer.report import render
 
         definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate)
-        _check_image_options(
-            definition, network, whole=checkpoint is None and most_seconds is None and processes.count == 1
-        )
+        if definition.image is not None and network == "pca":
+            raise typer.BadParameter("images have a network of their own, and PCA beside it", param_hint="--network")
         settings = FitSettings(
             seed=seed, network=network, most_steps=steps or FitSettings.most_steps, most_seconds=most_seconds,
             most_records=most_records, device=device, allow_leakage=allow_leakage, threads=threads,
@@ -221,6 +220,13 @@ def train(
         files = _training_files(data)
         if not processes.is_first:
             dataset = load(files, definition, earlier=_earlier_files(history), max_records=max_rows, seed=seed)
+            if definition.image is not None:
+                share_image_training(
+                    dataset.records, definition, ImageFitSettings.of(settings, steps), processes,
+                    is_tested_apart=_test_images(data, definition) is not None, device=chosen_device,
+                    checkpoints=checkpoints,
+                )  # fmt: skip
+                return
             share_training(
                 dataset.records, definition, settings, processes,
                 history=dataset.history, device=chosen_device, checkpoints=checkpoints,
@@ -249,9 +255,11 @@ def train(
                     processes=processes, device=chosen_device, checkpoints=checkpoints,
                 )  # fmt: skip
             else:
-                own = ImageFitSettings(seed, steps or ImageFitSettings.steps, threads=threads)
-                test = _test_images(data, definition)
-                detector, report = fit_images(dataset.records, definition, own, draw, test=test)
+                detector, report = fit_images(
+                    dataset.records, definition, ImageFitSettings.of(settings, steps), draw,
+                    test=_test_images(data, definition), processes=processes, device=chosen_device,
+                    checkpoints=checkpoints,
+                )  # fmt: skip
         detector.facts["records"]["replayed"] = dataset.replayed
         directory = ModelDirectory(models / definition.name)
         page = render(detector, report, dataset)
@@ -340,20 +348,6 @@ def features(
             f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records: features in {output}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
-
-
-def _check_image_options(definition: StreamDefinition, network: str, *, whole: bool) -> None:
-    """Images are trained in one way alone."""
-    if definition.image is None:
-        return
-    if network == "pca":
-        raise typer.BadParameter("images have a network of their own, and PCA beside it", param_hint="--network")
-    if not whole:
-        raise typer.BadParameter(
-            "images are trained in one go, by one process and for a fixed number of steps: leave out torchrun, "
-            "--checkpoint and --most-seconds",
-            param_hint="--stream",
-        )
 
 
 def _training_files(data: list[Path]) -> list[Path]:

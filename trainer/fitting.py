@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -244,7 +244,10 @@ def fit_detector(
             raise TrainingDataError(
                 f"stream {stream.name!r} is of images, with a network of their own: leave out {settings.network!r}"
             )
-        return fit_images(records, stream, ImageFitSettings(settings.seed, threads=settings.threads), progress)
+        return fit_images(
+            records, stream, ImageFitSettings.of(settings), progress,
+            processes=processes, device=device, checkpoints=checkpoints,
+        )  # fmt: skip
     say = progress or (lambda _: None)
     began = time.perf_counter()
     ready = _prepare(records, stream, settings, history, say, remark)
@@ -260,7 +263,7 @@ def fit_detector(
         seen = np.concatenate([fitting, ready.validation])[rows]
         calibrating = encoder.encode(ready.calibration)
         codes = seen if len(seen) >= MOST_CODES else np.concatenate([seen, calibrating])
-        facts = _facts(stream, ready.records, split, fitting, settings)
+        facts = facts_of(stream, ready.records, split, fitting, settings, _LIBRARIES)
         scorers: dict[str, Scorer] = {}
         if training is not None:
             rescaling, facts["told_apart"] = choose_scale(stream, encoder, ready.to_fit, settings.seed)
@@ -292,7 +295,7 @@ def fit_detector(
         records=dict(counts),
         best_step=best_step,
         losses=[[step, round(fitted, 6), round(validating, 6)] for step, fitted, validating in losses],
-        training=None if training is None else _told(training),
+        training=None if training is None else told(training),
         remarks=ready.remarks,
         evaluation=plain(evaluation),
     )
@@ -349,7 +352,7 @@ def _prepare(
     if stream.history_features:
         records, history = _with_history(records, stream, history)
     split = split_by_time(records, settings.seed)
-    kept = _evenly(split.fit, settings.most_records)
+    kept = evenly(split.fit, settings.most_records)
     split, spared = replace(split, fit=kept), len(split.fit) - len(kept)
     calibration = records.take(split.calibrate)
     rate, _ = check_resolvable(len(calibration), stream.threshold, records_per_day(calibration))  # before the long part
@@ -381,7 +384,7 @@ def _prepare(
     )  # fmt: skip
 
 
-def _evenly(rows: NDArray[np.int64], most: int | None) -> NDArray[np.int64]:
+def evenly(rows: NDArray[np.int64], most: int | None) -> NDArray[np.int64]:
     """At most so many of the rows, in their order and evenly spread over it.
 
     Raises:
@@ -476,7 +479,7 @@ def _train_denoising(
     return network, result
 
 
-def _told(training: TrainingResult) -> dict[str, Any]:
+def told(training: TrainingResult) -> dict[str, Any]:
     """How a training went, as the manifest tells it."""
     told = asdict(training)
     told.pop("losses")
@@ -536,17 +539,18 @@ def plain(evaluation: dict[str, Evaluation] | None) -> dict[str, Any] | None:
     return content
 
 
-def _facts(
-    stream: StreamDefinition, records: Records, split: Split, fitting: NDArray[np.float32], settings: FitSettings
-) -> dict[str, Any]:
-    """What the manifest tells people about a fit."""
+def facts_of(
+    stream: StreamDefinition, records: Records, split: Split, fitting: NDArray[np.float32], settings: object,
+    libraries: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """What the manifest tells people about a fit, with settings that are a dataclass."""
     facts: dict[str, Any] = {
         "fitted_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "trained_from": None,
         "trained_until": None,
-        "settings": asdict(settings),
+        "settings": asdict(settings),  # type: ignore[call-overload]
         "data_sha256": hashlib.sha256(fitting.tobytes()).hexdigest(),
-        "libraries": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "libraries": {name: version(name) for name in libraries} | {"python": platform.python_version()},
     }
     if records.event_times is not None and stream.time is not None and not stream.is_sensitive(stream.time.field):
         used = records.event_times[np.concatenate([split.fit, split.validate, split.calibrate])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from detector.networks.base import Autoencoder, SteadyLinear
@@ -19,6 +20,12 @@ class ConvolutionalAutoencoder(Autoencoder):
     """
 
     kind = "convolutional"
+    noise = 1.25
+    """Largest deviation in training of the noise that the network has to remove, in units of `level`."""
+    shift = 1
+    """Most pixels that images are shifted by in training, so that it does not learn where a stroke stands exactly."""
+    level = 1.0
+    """Root mean square of the images; losses are in units of its square."""
 
     def __init__(
         self, height: int, width: int, channels: int, code_width: int = 16, filters: int = 16, hidden: int = 128
@@ -49,6 +56,26 @@ class ConvolutionalAutoencoder(Autoencoder):
         """Images (n, d)."""
         rebuilt: Tensor = self.decoder(codes)
         return rebuilt
+
+    def training_loss(self, rows: Tensor, generator: torch.Generator, share: slice) -> Tensor:
+        """Squared error of images `rows[share]` rebuilt from noisy ones, all shifted together.
+
+        Mean over pixels, sum over rows. What leaves an image on one side comes in on the other. Noise is drawn for all
+        rows (n, d), so that a row's does not depend on the share.
+        """
+        down, across = torch.randint(-self.shift, self.shift + 1, (2,), generator=generator).tolist()
+        deviation = self.noise * self.level * torch.rand(len(rows), 1, generator=generator)
+        noise = (deviation * torch.randn(rows.shape, generator=generator))[share].to(rows.device)
+        target = torch.roll(rows[share].view(-1, *self.shape), (down, across), (2, 3)).reshape(-1, self.width)
+        return self._loss(target + noise, target)
+
+    def validation_loss(self, rows: Tensor) -> Tensor:
+        """Squared error of images (n, d) rebuilt: mean over pixels, sum over rows."""
+        return self._loss(rows, rows)
+
+    def _loss(self, rows: Tensor, target: Tensor) -> Tensor:
+        loss: Tensor = (self(rows) - target).square().mean(dim=1).sum() / self.level**2
+        return loss
 
     def architecture(self) -> dict[str, Any]:
         """All that `build` needs."""

@@ -68,7 +68,7 @@ def test_the_score_is_the_same_whatever_the_contrast() -> None:
 def test_the_same_data_and_seed_give_the_same_scores() -> None:
     def fitted(seed: int) -> NDArray[np.float64]:
         images = records_of_images(STREAM, discs(80))
-        return fit_images(images, STREAM, ImageFitSettings(seed=seed, steps=3))[0].score(bars(3))
+        return fit_images(images, STREAM, ImageFitSettings(seed=seed, most_steps=3))[0].score(bars(3))
 
     assert (fitted(1) == fitted(1)).all()
     assert (fitted(1) != fitted(2)).any()
@@ -114,7 +114,7 @@ def test_golden_images_of_every_kind_of_stream_decode_and_verify(feature: dict[s
     extra = {"id": "id", "time": {"field": "at"}} if "field" in feature else {}
     stream = StreamDefinition.model_validate({"name": "scans", "feature": [feature], **extra})
     images = records_of_images(stream, discs(60))
-    detector = fit_images(images, stream, ImageFitSettings(steps=2))[0]
+    detector = fit_images(images, stream, ImageFitSettings(most_steps=2))[0]
 
     assert Detector.load(detector.save(tmp_path / "a")).score(images) == pytest.approx(detector.score(images))
 
@@ -209,7 +209,7 @@ def test_odd_digits_are_found_among_images_of_one() -> None:
     train, test = datasets.MNIST(MNIST, train=True, download=False), datasets.MNIST(MNIST, train=False, download=False)
     normal = train.data.numpy()[train.targets.numpy() == 4][:1200]
     stream = stream_of_images(normal)
-    detector = fit_images(records_of_images(stream, normal), stream, ImageFitSettings(steps=40))[0]
+    detector = fit_images(records_of_images(stream, normal), stream, ImageFitSettings(most_steps=40))[0]
     images, odd = test.data.numpy()[:1500], test.targets.numpy()[:1500] != 4
 
     assert auroc(detector.score(images), odd) > 0.985

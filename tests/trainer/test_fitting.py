@@ -13,7 +13,7 @@ from detector.stream import ThresholdSetting
 from tests.payments import DEFINITION, STREAM, decoded, message
 from tests.trainer import histories
 from trainer.evaluation import auroc
-from trainer.fitting import FitProgress, FitReport, FitSettings, _evenly, drawn, fit_detector, split_by_time
+from trainer.fitting import FitProgress, FitReport, FitSettings, drawn, evenly, fit_detector, split_by_time
 from trainer.replay import remember
 
 QUICK = FitSettings(most_steps=200)
@@ -108,8 +108,8 @@ def test_the_most_records_to_fit_on_are_evenly_spread_over_their_time() -> None:
     assert report.counts["fit"] == 65
     assert report.counts["spared"] == 650 - 65
     assert sum(report.counts.values()) == 1000
-    assert _evenly(np.arange(100, 150), 20)[:4].tolist() == [101, 103, 106, 108]  # the middles of spans of 2.5
-    assert _evenly(np.arange(30), 30).tolist() == list(range(30))
+    assert evenly(np.arange(100, 150), 20)[:4].tolist() == [101, 103, 106, 108]  # the middles of spans of 2.5
+    assert evenly(np.arange(30), 30).tolist() == list(range(30))
     assert told == report.remarks
 
 

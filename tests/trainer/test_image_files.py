@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from typer.testing import CliRunner
 
 import offbeat
 from detector import Detector, StreamDefinition
-from tests.images import STREAM, bars, discs, in_json
+from tests.images import STREAM, bars, discs, in_json, write_idx
 from trainer.datasets import find_files, read_chunks
 from trainer.errors import DataFileError
 from trainer.image_files import find_data_set, read_images
@@ -23,12 +22,6 @@ from trainer.image_files import find_data_set, read_images
 LABELLED = StreamDefinition.model_validate(
     {"name": "shapes", "label": {"field": "label", "anomalous": [1]}, "feature": [{"kind": "image"}]}
 )
-
-
-def write_idx(path: Path, content: NDArray[np.uint8]) -> None:
-    """An idx file of bytes: two zeros, 8 for bytes, the dimensions, their sizes, the content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack(f">BBBB{content.ndim}I", 0, 0, 8, content.ndim, *content.shape) + content.tobytes())
 
 
 def shapes(discs_: int, bars_: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -13,8 +13,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import offbeat
 from detector import Detector, ModelDirectory
+from tests.images import STREAM, discs, write_idx
 from tests.trainer.conftest import payments
 from tests.trainer.payments import write_jsonl
 from trainer.errors import ProcessError
@@ -45,8 +48,8 @@ def finished(process: subprocess.Popen[str], timeout_s: float = 200.0) -> tuple[
     return process.returncode, out, err
 
 
-def the_detector(models: Path) -> Detector:
-    directory = ModelDirectory(models / "payments")
+def the_detector(models: Path, name: str = "payments") -> Detector:
+    directory = ModelDirectory(models / name)
     (version,) = directory.versions()
     return directory.load(version)
 
@@ -56,9 +59,9 @@ def test_two_processes_give_what_one_gives_and_the_first_alone_speaks_and_publis
 ) -> None:
     more = ("--steps", 150, "--checkpoint", tmp_path / "checkpoint", "--checkpoint-every", 0)
     two = finished(start([*TORCHRUN, *arguments(payments_dir, tmp_path / "two", *more)]))
-    one = finished(start([sys.executable, "-m", "offbeat", *arguments(payments_dir, tmp_path / "one", *more)]))
+    one = CliRunner().invoke(offbeat.app, arguments(payments_dir, tmp_path / "one", *more))
 
-    assert (two[0], one[0]) == (0, 0), two[2] + one[2]
+    assert (two[0], one.exit_code) == (0, 0), two[2] + one.output
     shared, alone = the_detector(tmp_path / "two"), the_detector(tmp_path / "one")
     weights = alone.scorer.network.state_dict()
     for name, weight in shared.scorer.network.state_dict().items():
@@ -70,6 +73,22 @@ def test_two_processes_give_what_one_gives_and_the_first_alone_speaks_and_publis
     assert "CPU, 2 processes" in two[1]
     assert two[2].count("setting the threshold") == 1
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_two_processes_train_on_images_what_one_trains(tmp_path: Path) -> None:
+    write_idx(tmp_path / "discs-images-idx3-ubyte", discs(150))
+    (tmp_path / "stream.toml").write_text(STREAM.to_toml(), encoding="utf-8")
+    words = ["train", str(tmp_path / "discs-images-idx3-ubyte"), "--stream", str(tmp_path / "stream.toml"),
+             "--device", "cpu", "--steps", "50", "--models"]  # fmt: skip
+
+    two = finished(start([*TORCHRUN, *words, str(tmp_path / "two")]))
+    one = CliRunner().invoke(offbeat.app, [*words, str(tmp_path / "one")])
+
+    assert (two[0], one.exit_code) == (0, 0), two[2] + one.output
+    shared, alone = (the_detector(tmp_path / count, "discs") for count in ("two", "one"))
+    assert np.allclose(shared.facts["losses"], alone.facts["losses"], rtol=1e-3)
+    assert (shared.facts["training"]["processes"], alone.facts["training"]["processes"]) == (2, 1)
+    assert two[1].count("published discs") == 1
 
 
 def test_a_refusal_ends_all_processes_with_its_reason(payments_dir: Path, tmp_path: Path) -> None:
