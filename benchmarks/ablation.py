@@ -22,28 +22,29 @@ from numpy.typing import NDArray
 from benchmarks.quality import tables, transactions
 from benchmarks.quality.problems import Part, Problem, Sample
 from benchmarks.rig import arguments, report
-from detector import Codebook, Detector, Scorer, records_of_matrix, stream_of_matrix
+from detector import Codebook, Detector, Rescaling, Scorer, records_of_matrix, stream_of_matrix
 from detector.encode import NumberEncoder
 from detector.networks import LinearAutoencoder
 from trainer.fitting import FitSettings, fit_detector
 
 ROWS = 4_096
-MEASURES = ("residual", "residual by column", "nearest code", "distance in neighbours' own")
+MEASURES = ("residual", "residual by column", "distance")
 _DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
-def standard_scores_alone(encoder: NumberEncoder, unfolded: NDArray[np.float64]) -> None:
-    """Take standard scores for normal quantiles."""
-    deviation = max(float(unfolded.std()), 1e-9)
-    encoder._scores = (encoder._knots - unfolded.mean()) / deviation  # noqa: SLF001 - what is left out is inside
-    encoder._spread = deviation  # noqa: SLF001
+def encoded(rank_share: float) -> AbstractContextManager[Any]:
+    """Numbers encoded with another share of their ranks."""
+    blend = NumberEncoder._blend  # noqa: SLF001 - what is changed is inside
+    return patch.object(NumberEncoder, "_blend", lambda self, unfolded, _: blend(self, unfolded, rank_share))
 
 
 def with_pca(detector: Detector, codes: NDArray[np.float32]) -> Scorer:
     """The detector's scorer with PCA for the network."""
     varying = codes.std(axis=0) > 1e-6
     pca = LinearAutoencoder.fit(codes[:, varying], min(detector.scorer.network.code_width, int(varying.sum())))
-    return Scorer.fit(pca, codes, detector.encoder.indicators, codes, varying=varying)
+    book = detector.scorer.codebook
+    rescaling = None if book is None else Rescaling(book.grid)
+    return Scorer.fit(pca, codes, detector.encoder.indicators, codes, varying=varying, rescaling=rescaling)
 
 
 FITS: dict[str, tuple[dict[str, Any], Callable[[], AbstractContextManager[Any]]]] = {
@@ -52,8 +53,10 @@ FITS: dict[str, tuple[dict[str, Any], Callable[[], AbstractContextManager[Any]]]
     "2,000 steps": ({"most_steps": 2_000}, nullcontext),
     "1,024 codes": ({}, lambda: patch("detector.codebook.MOST_CODES", 1_024)),
     "exhaustive search": ({}, lambda: patch("detector.codebook.PROBES", 10_000)),
-    "ranks alone": ({}, lambda: patch.object(NumberEncoder, "_blend", lambda *_: None)),
-    "standard scores alone": ({}, lambda: patch.object(NumberEncoder, "_blend", standard_scores_alone)),
+    "records compared by standard scores": ({}, lambda: patch("trainer.comparison.LEAST_GAIN", 1.0)),
+    "records compared as encoded": ({}, lambda: patch("trainer.fitting.choose_scale", lambda *_: (None, {}))),
+    "encoded as ranks": ({}, lambda: encoded(1.0)),
+    "encoded as standard scores": ({}, lambda: encoded(0.0)),
 }
 
 

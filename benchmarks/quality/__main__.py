@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for note in notes:
         say(note)
     keys = {job.key for job in jobs}
-    write([result for result in results.results if result.key in keys], notes, chosen.page, chosen.json)
+    ablation = json.loads(chosen.ablation.read_bytes()) if chosen.ablation.exists() else None
+    write([result for result in results.results if result.key in keys], notes, chosen.page, chosen.json, ablation)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,11 +84,14 @@ def parser() -> argparse.ArgumentParser:
     add("--again", nargs="+", default=[], help="methods whose results are dropped first, such as those that changed")
     add("--results", type=Path, default=HERE / "results" / "quality" / "results.jsonl")
     add("--page", type=Path, default=HERE / "QUALITY.md")
+    add("--ablation", type=Path, default=HERE / "results" / "ablation.json", help="what benchmarks.ablation reported")
     add("--json", type=Path, help="also write the figures to this file")
     return made
 
 
-def write(results: Sequence[Any], notes: Sequence[str], page: Path, file: Path | None) -> None:
+def write(
+    results: Sequence[Any], notes: Sequence[str], page: Path, file: Path | None, ablation: dict[str, Any] | None = None
+) -> None:
     """The page, with its diagrams beside it, and the figures."""
     summary = summarise(results)
     plots: dict[tuple[str, str], str] = {}
@@ -98,7 +102,7 @@ def write(results: Sequence[Any], notes: Sequence[str], page: Path, file: Path |
             titles = {name: PARTS[part].entries[name].title for name in ranking.mean_ranks}
             draw_ranks(ranking, titles, page.parent / plots[part, figure], bold=OURS)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render(summary, machine(), plots, notes), encoding="utf-8")
+    page.write_text(render(summary, machine(), plots, notes, ablation), encoding="utf-8")
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         content = _plain({"measured_on": machine(), **summary})

@@ -127,7 +127,13 @@ def _costs(grouped: Mapping[str, Sequence[Result]]) -> dict[str, float]:
     return {"fit_s_mean": statistics.mean(fits), "fit_s_max": max(fits), "us_per_row": statistics.median(rows)}
 
 
-def render(summary: Mapping[str, Any], machine: str, plots: Mapping[tuple[str, str], str], notes: Sequence[str]) -> str:
+def render(
+    summary: Mapping[str, Any],
+    machine: str,
+    plots: Mapping[tuple[str, str], str],
+    notes: Sequence[str],
+    ablation: Mapping[str, Any] | None = None,
+) -> str:
     """The page in Markdown.
 
     Args:
@@ -135,6 +141,7 @@ def render(summary: Mapping[str, Any], machine: str, plots: Mapping[tuple[str, s
         machine: What it was measured on.
         plots: Address of the diagram of a part and a figure, where there is one.
         notes: What else the reader should know, a line each.
+        ablation: What `python -m benchmarks.ablation` reported.
     """
     writers: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
         "tables": _tables, "transactions": _transactions, "images": _images,
@@ -152,6 +159,7 @@ def render(summary: Mapping[str, Any], machine: str, plots: Mapping[tuple[str, s
             lines += _every_problem(content)
         if content["failures"]:
             lines += ["Failed, and not in any mean:", "", *(f"- {each}" for each in content["failures"]), ""]
+    lines += [] if ablation is None else _ablation(ablation)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -163,12 +171,12 @@ def _tables(content: Mapping[str, Any]) -> list[str]:
         costs = content["costs"][method]
         row = [_title("tables", method)]
         row += [_per_cent(statistics.mean(figures[figure][method].values())) for figure in ("auroc", "ap", "f1")]
-        row += [f"{content['rankings'][figure].mean_ranks[method]:.2f}" for figure in ("auroc", "ap")]
+        row += [f"{content['rankings'][figure].mean_ranks[method]:.2f}" for figure in ("auroc", "ap", "f1")]
         row += [f"{costs['fit_s_mean']:.1f}", f"{costs['fit_s_max']:.1f}", f"{costs['us_per_row']:.2g}"]
         if missing := len(content["problems"]) - len(figures["auroc"][method]):
             row[0] += f" (without {missing} tables)"
         rows.append(row)
-    titles = ["", "AUROC", "AP", "F1", "rank, AUROC", "rank, AP", "fit, mean", "fit, most", "µs a row"]
+    titles = ["", "AUROC", "AP", "F1", "rank, AUROC", "rank, AP", "rank, F1", "fit, mean", "fit, most", "µs a row"]
     return [*_table(titles, rows), ""]
 
 
@@ -261,6 +269,35 @@ def _every_problem(content: Mapping[str, Any]) -> list[str]:
         lines += _table(["", *(method.removesuffix("**") for method in order)], rows)
         lines += ["", "</details>", ""]
     return lines
+
+
+def _ablation(report: Mapping[str, Any]) -> list[str]:
+    """What each part of our detector adds and costs."""
+    means: Mapping[str, Mapping[str, Mapping[str, float]]] = report["means"]
+    tables = means.get("tables", {})
+    weeks = [group for group in means if group != "tables"]
+    rows = [
+        [
+            variant,
+            *(f"{figures[figure]:.3f}" if variant in tables else "" for figure in ("auroc", "ap", "f1")),
+            f"{figures['us_a_row']:.1f}" if variant in tables else "",
+            *(
+                f"{means[week][variant]['visible_auroc']:.3f} / {means[week][variant]['visible_ap']:.3f}"
+                if variant in means[week]
+                else ""
+                for week in weeks
+            ),
+        ]
+        for variant, figures in (tables or means[weeks[0]]).items()
+    ]
+    runs = max((int(figures["runs"]) for figures in tables.values()), default=0)
+    seeds = ", ".join(map(str, report["seeds"]))
+    about = (
+        f"`python -m benchmarks.ablation`, seed {seeds}: our detector with one thing changed. Tables: means of {runs} "
+        "runs; the time is that of encoded rows. Payments: AUROC and AP of the frauds to be seen."
+    )
+    titles = ["", "AUROC", "AP", "F1", "µs a row", *weeks]
+    return ["## What each part adds and costs", "", about, "", *_table(titles, rows), ""]
 
 
 def _by_mean(content: Mapping[str, Any], figure: str) -> list[str]:

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -314,8 +315,8 @@ class TestRuns:
 
 
 class TestPage:
-    def page(self, results: Iterable[Result], **options: object) -> str:
-        return render(summarise(list(results)), "two cores", {}, [], **options)
+    def page(self, results: Iterable[Result], ablation: dict[str, Any] | None = None) -> str:
+        return render(summarise(list(results)), "two cores", {}, [], ablation)
 
     def test_means_are_over_problems_of_means_over_seeds(self) -> None:
         page = self.page(
@@ -323,7 +324,18 @@ class TestPage:
         )
 
         # ((.9 + .7) / 2 + .6) / 2 = .7; AP is half of it, F1 a third; alone it ranks first.
-        assert "| **offbeat** | 70.0 | 35.0 | 23.3 | 1.00 | 1.00 | 2.0 | 2.0 | 3 |" in page
+        assert "| **offbeat** | 70.0 | 35.0 | 23.3 | 1.00 | 1.00 | 1.00 | 2.0 | 2.0 | 3 |" in page
+
+    def test_what_each_part_adds_is_told_where_it_was_measured(self) -> None:
+        week = {"visible_auroc": 0.99, "visible_ap": 0.8}
+        row = {"auroc": 0.9, "ap": 0.7, "f1": 0.6, "us_a_row": 4.2, "runs": 8}
+        report = {"seeds": [0], "means": {"tables": {"as it is": row, "less": row}, "week": {"as it is": week}}}
+
+        page = self.page([made_up("offbeat", "a", 0.9)], ablation=report)
+
+        assert "| as it is | 0.900 | 0.700 | 0.600 | 4.2 | 0.990 / 0.800 |" in page
+        assert "| less | 0.900 | 0.700 | 0.600 | 4.2 |  |" in page
+        assert "## What each part adds" not in self.page([made_up("offbeat", "a", 0.9)])
 
     def test_ours_is_compared_with_each_other_method(self) -> None:
         results = [made_up("offbeat", f"set {n}", 0.9) for n in range(6)]
