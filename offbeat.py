@@ -10,11 +10,16 @@ import typer
 
 if TYPE_CHECKING:
     from detector import Detector
-    from trainer.estimator import OffbeatDetector, fit
+    from trainer.estimator import OffbeatDetector, fit, fit_threshold
 
-__all__ = ["Detector", "OffbeatDetector", "app", "fit", "main"]
+__all__ = ["Detector", "OffbeatDetector", "app", "fit", "fit_threshold", "main"]
 
-_HOMES = {"fit": "trainer.estimator", "OffbeatDetector": "trainer.estimator", "Detector": "detector"}
+_HOMES = {
+    "fit": "trainer.estimator",
+    "fit_threshold": "trainer.estimator",
+    "OffbeatDetector": "trainer.estimator",
+    "Detector": "detector",
+}
 
 app = typer.Typer(
     name="offbeat",

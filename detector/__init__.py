@@ -20,6 +20,7 @@ from detector.image_records import ImageDecoder, ImageEncoder, is_images, record
 from detector.image_scoring import ImageScorer
 from detector.images import to_png
 from detector.networks import Autoencoder, ConvolutionalAutoencoder, DenoisingAutoencoder, LinearAutoencoder
+from detector.normal_scores import NormalScores
 from detector.records import MessageBatch, Messages, Records
 from detector.registry import ModelDirectory
 from detector.rescaling import Rescaling
@@ -56,6 +57,7 @@ __all__ = [
     "MessageBatch",
     "Messages",
     "ModelDirectory",
+    "NormalScores",
     "Records",
     "Reject",
     "RejectReason",

@@ -3,7 +3,7 @@
 Loading one never runs code: tensors are in safetensors, all else is JSON. The format:
 
     manifest.json         stream definition, encoder, architecture, threshold, facts, and the sha256 of every other file
-    weights.safetensors   tensors of network, scorer and encoder
+    weights.safetensors   tensors of network, scorer and encoder, and of the scores of normal records
     golden.json           made-up messages with the scores that they must get
     report.html           for people; any other file that the trainer adds is listed and hashed likewise
 
@@ -37,17 +37,19 @@ from detector.history import History
 from detector.image_records import ImageEncoder
 from detector.image_scoring import ImageScorer
 from detector.networks import ConvolutionalAutoencoder, build
+from detector.normal_scores import NormalScores
 from detector.scoring import Scorer
 from detector.stream import StreamDefinition
 from detector.threshold import Threshold
 
-FORMAT = 3
+FORMAT = 4
 """Version of this format; a reader refuses any other."""
 
 VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 GOLDEN_TOLERANCE = 1e-3
 """Relative difference of golden scores that another machine's arithmetic may cause."""
 
+_NORMAL = "normal_scores."
 _MANIFEST, _WEIGHTS, _GOLDEN = "manifest.json", "weights.safetensors", "golden.json"
 _MOST_MANIFEST_BYTES = 64 * 1024 * 1024
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -65,6 +67,7 @@ def pack(detector: Detector, files: Mapping[str, bytes] | None = None) -> tuple[
     tensors = {f"network.{name}": tensor for name, tensor in scorer.network.state_dict().items()}
     tensors |= {f"encoder:{name}": torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     tensors |= {f"scorer.{name}": tensor for name, tensor in scorer.state().items()}
+    tensors |= {f"{_NORMAL}{name}": torch.from_numpy(array) for name, array in detector.normal_scores.state().items()}
     content = {
         _WEIGHTS: save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}),
         _GOLDEN: _json(make_golden(detector)),
@@ -193,6 +196,9 @@ def _restore(directory: Path, raw: bytes, manifest: dict[str, Any]) -> Detector:
         encoder,
         scorer,
         Threshold.from_json(manifest["threshold"]),
+        NormalScores.restore(
+            {name.removeprefix(_NORMAL): part.numpy() for name, part in tensors.items() if name.startswith(_NORMAL)}
+        ),
         history=History.from_json(stream, manifest["history"]) if stream.history_features else None,
         facts=manifest["facts"],
         version=version,

@@ -19,6 +19,7 @@ from detector.history import History, HistoryChanges, HistoryState
 from detector.image_explain import explain_images
 from detector.image_records import ImageDecoder, ImageEncoder, is_images, records_of_images
 from detector.image_scoring import ImageScorer
+from detector.normal_scores import NormalScores
 from detector.records import MessageBatch, Records
 from detector.scoring import Scorer
 from detector.stream import NumberFeature, StreamDefinition
@@ -34,6 +35,7 @@ class Verdicts:
         scores: Anomaly scores, (n,); higher is stranger.
         threshold: `score > threshold` is an anomaly.
         anomalies: Rows that are anomalous, ascending, (a,).
+        probabilities: Of each anomaly, how probable so high a score is of a normal record, (a,).
         explanations: Why, one for each anomaly, where they were asked for.
         unscorable: Rows whose score is not finite, (u,): neither normal nor anomalous.
         missing: Records without a value, by feature.
@@ -43,6 +45,7 @@ class Verdicts:
     scores: NDArray[np.float64]
     threshold: float
     anomalies: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
     explanations: tuple[Explanation, ...]
     unscorable: NDArray[np.int64]
     missing: dict[str, int] = field(default_factory=dict)
@@ -62,6 +65,7 @@ class Detector:
         encoder: Records to matrix.
         scorer: Matrix to scores.
         threshold: The boundary, and what it promises.
+        normal_scores: How often normal records score beyond a value.
         history: What is remembered of entities, None where the stream has no features from it.
         facts: What the artifact's manifest tells people: when and on what it was trained, metrics, library versions.
         version: Version of the artifact that it was read from, None before.
@@ -74,13 +78,14 @@ class Detector:
         encoder: Encoder | ImageEncoder,
         scorer: Scorer | ImageScorer,
         threshold: Threshold,
+        normal_scores: NormalScores,
         *,
         history: History | None = None,
         facts: Mapping[str, Any] | None = None,
         version: str | None = None,
         sha256: str | None = None,
     ) -> None:
-        self.stream, self.threshold = stream, threshold
+        self.stream, self.threshold, self.normal_scores = stream, threshold, normal_scores
         # Of one kind, which the stream says; `Any`, as whoever looks inside has made them and knows it.
         self.encoder: Any = encoder
         self.scorer: Any = scorer
@@ -162,6 +167,7 @@ class Detector:
             scores=scores,
             threshold=self.threshold.value,
             anomalies=anomalies,
+            probabilities=self.normal_scores.probability(scores[anomalies]),
             explanations=self.explain(records.take(anomalies), listed=listed) if explanations else (),
             unscorable=np.flatnonzero(~finite),
             missing={name: int(mask.sum()) for name, mask in notes.missing.items()},

@@ -153,6 +153,7 @@ class Scorer:
         *,
         varying: NDArray[np.bool_] | None = None,
         rescaling: Rescaling | None = None,
+        beside: Scorer | None = None,
         seed: int = 0,
     ) -> Scorer:
         """Learn what the evidence of normal records looks like.
@@ -166,6 +167,7 @@ class Scorer:
             varying: Which columns the network was trained on, (d,), all unless given. The others, of which normal
                 records hold one value alone, count as surprises where they differ from it.
             rescaling: To the scale on which the codebook compares records; as they are encoded unless given.
+            beside: A scorer of the same records with a code as wide: its view of the records themselves is taken over.
             seed: Of the choice of codes.
         """
         network.eval()
@@ -177,11 +179,12 @@ class Scorer:
         evidence = in_tiles(lambda rows: _evidence(network, rows.T.contiguous()).T, moving).astype(np.float64)
         floor = np.concatenate([least[varying], np.full(evidence.shape[1] - width, LEAST_DEVIATION)])
         centre, deviation, whitening = _whitening(evidence, floor)
-        record_centre, record_deviation, record_whitening = _whitening(moving.astype(np.float64), floor[:width])
         numbers = np.flatnonzero(~indicators[varying])
-        linear, linear_shift = _linear_residuals(moving, network.code_width, floor)
+        if beside is None:
+            of_records = _of_records(moving, numbers, network.code_width, floor)
+        else:
+            of_records = {name: getattr(beside, name) for name in _OF_RECORDS}
         still = np.stack([np.flatnonzero(~varying), matrix[:, ~varying].mean(axis=0), least[~varying]])
-        number_whitening = (record_whitening / record_deviation[:, None])[:, numbers]
         scorer = cls(
             network,
             None if codes is None else Codebook.fit(codes, seed, rescaling),
@@ -191,10 +194,7 @@ class Scorer:
             deviation=torch.from_numpy(deviation.astype(np.float32)),
             whitening=torch.from_numpy(whitening.astype(np.float32)),
             numbers=torch.from_numpy(numbers),
-            number_whitening=torch.from_numpy(number_whitening.astype(np.float32)),
-            number_shift=torch.from_numpy((record_centre @ number_whitening).astype(np.float32)),
-            linear=torch.from_numpy(linear.astype(np.float32)),
-            linear_shift=torch.from_numpy(linear_shift.astype(np.float32)),
+            **of_records,
             column_tails=torch.zeros(5, 2 * len(numbers) + 3 * width + matrix.shape[1]),
             statistic_tails=torch.zeros(5, 4, dtype=torch.float64),
             trust=torch.tensor(n / (n + DOUBTED_RECORDS), dtype=torch.float64),
@@ -203,8 +203,9 @@ class Scorer:
         )
         columns = in_tiles(lambda rows: torch.cat(scorer._columns(rows)[1]).T, matrix)
         scorer.column_tails = fit_tails(columns, LEAST_COLUMN_SPREAD).astype(np.float32)
-        scorer.statistic_tails = fit_tails(scorer._statistics(matrix), LEAST_STATISTIC_SPREAD)
-        together = scorer._evidence(matrix, leave_out=True)
+        statistics = scorer._statistics(matrix)
+        scorer.statistic_tails = fit_tails(statistics, LEAST_STATISTIC_SPREAD)
+        together = scorer._evidence(matrix, statistics, leave_out=True)
         scorer.evidence_tail = fit_tails(together[:, None], LEAST_STATISTIC_SPREAD)
         return scorer
 
@@ -251,12 +252,15 @@ class Scorer:
 
         With `leave_out` a record that is a code of the codebook itself is scored as if it were none.
         """
-        scores: NDArray[np.float64] = rarity(self._evidence(matrix, leave_out=leave_out)[None], self.evidence_tail)[0]
+        evidence = self._evidence(matrix, self._statistics(matrix), leave_out=leave_out)
+        scores: NDArray[np.float64] = rarity(evidence[None], self.evidence_tail)[0]
         return scores
 
-    def _evidence(self, matrix: NDArray[np.float32], *, leave_out: bool) -> NDArray[np.float64]:
-        """What codebook and tails say together, (n,)."""
-        tails = self._tails(self._statistics(matrix))
+    def _evidence(
+        self, matrix: NDArray[np.float32], statistics: NDArray[np.float64], *, leave_out: bool
+    ) -> NDArray[np.float64]:
+        """What codebook and tails say together of records (n, d) with their statistics (n, 4), (n,)."""
+        tails = self._tails(statistics)
         if self.codebook is None:
             return tails
         distant = self.codebook.score(matrix, leave_out=leave_out)
@@ -353,6 +357,26 @@ def _evidence(network: Autoencoder, columns: Tensor) -> Tensor:
     """Residual and code one below the other, (d + k, n), of records side by side, (d, n)."""
     codes = network.encode(columns.T)
     return torch.cat([columns - network.decode(codes).T, codes.T])
+
+
+_OF_RECORDS = ("number_whitening", "number_shift", "linear", "linear_shift")
+
+
+def _of_records(
+    matrix: NDArray[np.float32], numbers: NDArray[np.int64], code_width: int, floor: NDArray[np.float64]
+) -> dict[str, Tensor]:
+    """What is computed of records without the network: their whitened numbers, and what PCA leaves of them.
+
+    Args:
+        matrix: Columns of normal records that vary, (n, v).
+        numbers: Which of them are numbers, (c,).
+        code_width: Principal components that are kept.
+        floor: Least deviations of residuals and code, (v + k,) or more.
+    """
+    centre, deviation, whitening = _whitening(matrix.astype(np.float64), floor[: matrix.shape[1]])
+    whitening = (whitening / deviation[:, None])[:, numbers]
+    found = (whitening, centre @ whitening, *_linear_residuals(matrix, code_width, floor))
+    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in zip(_OF_RECORDS, found, strict=True)}
 
 
 def _linear_residuals(

@@ -120,14 +120,18 @@ class LabelField(_Closed):
 
 
 class ThresholdSetting(_Closed):
-    """How often normal records may be called anomalous: state one of the two."""
+    """How often normal records may be called anomalous: state one of the three."""
 
     alert_budget: str | None = Field(
         None,
-        description='Expected alerts on normal records, such as "50/day", at the event rate of the calibration span.',
+        description='Expected alerts on normal records, such as "50/day", at the event rate of the calibration span; '
+        "an expectation before suppression, not a cap.",
     )
     false_alarm_rate: float | None = Field(
         None, gt=0, lt=1, description="Share of normal records that may score above the threshold."
+    )
+    one_in: float | None = Field(
+        None, gt=1, description="One normal record in so many may score above the threshold: 20000 for a rate of 5e-5."
     )
 
     @field_validator("alert_budget")
@@ -139,11 +143,10 @@ class ThresholdSetting(_Closed):
         return value
 
     @model_validator(mode="after")
-    def _one_of_the_two(self) -> Self:
-        if self.alert_budget is not None and self.false_alarm_rate is not None:
-            raise ValueError(
-                "alert_budget and false_alarm_rate state the same thing twice: keep the one that you think in"
-            )
+    def _one_of_them(self) -> Self:
+        stated = [name for name, value in self if value is not None]
+        if len(stated) > 1:
+            raise ValueError(f"{' and '.join(stated)} state the same thing twice: keep the one that you think in")
         return self
 
     @property

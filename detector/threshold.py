@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
 from detector.errors import TrainingDataError
+from detector.normal_scores import ENOUGH, LEVELS, NormalScores
 from detector.stream import ThresholdSetting
 
 DEFAULT_RATE = 1e-3
 """False-alarm rate where a stream definition states none."""
+
+LEAST_EXPECTED = 0.1
+"""Scores beyond the threshold that must be expected of the sample: no tail can be told that much further out."""
+
+_DRAWS = 100
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,9 @@ class Threshold:
         rate_high: Upper end of it.
         expected_per_day: Expected alerts on normal records in a day, where the event rate is known.
         n: Held-out normal scores that it was set on.
-        method: How it was set.
+        method: How it was set: `empirical`, counted, or `tail fit`, extrapolated.
         stated: How a person stated it, such as "50/day".
+        warning: Why its promise is weaker than it looks, None where it is not.
     """
 
     value: float
@@ -44,6 +51,7 @@ class Threshold:
     n: int
     method: str
     stated: str
+    warning: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; an interval without end has null there."""
@@ -56,55 +64,98 @@ class Threshold:
 
 
 def fit_threshold(
-    scores: NDArray[np.float64], setting: ThresholdSetting, records_per_day: float | None = None
+    scores: NDArray[np.float64],
+    setting: ThresholdSetting,
+    records_per_day: float | None = None,
+    normal: NormalScores | None = None,
 ) -> Threshold:
     """Return the threshold that keeps what `setting` states on records like those scored here.
 
-    Of records from the same distribution as `scores`, the share above the result is expected to be at most the wanted
-    rate, whatever that distribution is. The guarantee is an average over calibration samples and assumes
-    exchangeability, so it does not survive drift.
+    Of records from the same distribution as `scores`, the share above the result is expected to be the wanted rate.
+    Where at least 20 of the scores are expected above it, it is an order statistic, and that holds whatever the
+    distribution is, as an average over calibration samples. Where fewer are, it is the median of that order statistic
+    and of the Pareto tails that fit the scores, and says so in `warning`. Both assume exchangeability, so neither
+    survives drift.
 
     Args:
         scores: Scores of held-out normal records, (n,). Never of records that the network was fitted on: those are
             too low, and the threshold with them.
-        setting: An alert budget, a false-alarm rate, or neither: then 1e-3, or the smallest rate that n can resolve.
+        setting: An alert budget, a false-alarm rate, one in so many, or none: then 1e-3, or the smallest rate that n
+            can resolve.
         records_per_day: Normal records a day in the span of the scores; needed for an alert budget.
+        normal: What was learned from the same scores, where that is at hand.
 
     Raises:
         TrainingDataError: n is too small for the rate, a score is not finite, or a budget has no event rate.
 
     Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005 (the conformal quantile);
         Wilks, "Determination of Sample Sizes for Setting Tolerance Limits", Annals of Mathematical Statistics 12, 1941
-        (the share above an order statistic has a beta distribution).
+        (the share above an order statistic has a beta distribution); Efron, "Bootstrap Methods: Another Look at the
+        Jackknife", Annals of Statistics 7, 1979 (the intervals of fitted tails).
     """
-    n = len(scores)
-    if n == 0 or not np.isfinite(scores).all():
-        raise TrainingDataError(
-            f"{n} calibration scores, {int((~np.isfinite(scores)).sum())} of them not finite: "
-            "a threshold needs finite scores of held-out normal records"
-        )
+    normal = normal or NormalScores.fit(scores)
+    n, ordered = len(scores), np.sort(scores)
     rate, stated = check_resolvable(n, setting, records_per_day)
-    rank = _rank(n, rate)
-    ordered = np.sort(scores)
-    above = n + 1 - rank
-    rate_low, rate_high = (float(end) for end in beta.ppf([0.025, 0.975], above, rank))
-    low_rank, high_rank = (int(end) for end in binom.ppf([0.025, 0.975], n, 1 - rate))
+    rank = min(_rank(n, rate), n)
+    value, tails = normal.score_at(rate, float(ordered[rank - 1]))
+    if tails:
+        expected = rate
+        (low, high), (rate_low, rate_high) = _bootstrapped(ordered, rate, value)
+        warning = (
+            f"only {n * rate:.2g} of {n:,} held-out scores are expected above it, so it is extrapolated by {tails} "
+            f"fitted tails; {_needed(ENOUGH, rate):,} normal records would show it"
+        )
+    else:
+        above = n + 1 - rank
+        expected = above / (n + 1)
+        rate_low, rate_high = (float(end) for end in beta.ppf([0.025, 0.975], above, rank))
+        low_rank, high_rank = (int(end) for end in binom.ppf([0.025, 0.975], n, 1 - rate))
+        low, high = float(ordered[max(low_rank, 1) - 1]), float(ordered[high_rank]) if high_rank < n else math.inf
+        warning = None
+        if n * rate < ENOUGH:
+            warning = (
+                f"only {n * rate:.2g} of {n:,} held-out scores are expected above it and no tail could be fitted, so "
+                f"its rate is known within {rate_low:.2g} to {rate_high:.2g} alone; {_needed(ENOUGH, rate):,} normal "
+                "records would show it"
+            )
     return Threshold(
-        value=float(ordered[rank - 1]),
-        low=float(ordered[max(low_rank, 1) - 1]),
-        high=float(ordered[high_rank]) if high_rank < n else math.inf,
-        rate=above / (n + 1),
+        value=value,
+        low=low,
+        high=high,
+        rate=expected,
         rate_low=rate_low,
         rate_high=rate_high,
-        expected_per_day=None if records_per_day is None else above / (n + 1) * records_per_day,
+        expected_per_day=None if records_per_day is None else expected * records_per_day,
         n=n,
-        method="empirical",
+        method="tail fit" if tails else "empirical",
         stated=stated,
+        warning=warning,
     )
 
 
+def _bootstrapped(
+    ordered: NDArray[np.float64], rate: float, value: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """95% intervals of the score at a rate and of the rate at a score, from scores that are drawn again.
+
+    Every fit looks at the highest 5% alone, so only those are drawn.
+    """
+    draw, n = np.random.default_rng(0), len(ordered)
+    count = round(max(LEVELS) * n)
+    values, rates = [], []
+    for _ in range(_DRAWS):
+        again = draw.choice(ordered[n - count :], min(draw.binomial(n, count / n), n))
+        drawn = np.sort(np.concatenate([ordered[: n - len(again)], again]))
+        normal = NormalScores.fit(drawn)
+        values.append(normal.score_at(rate, float(drawn[min(_rank(n, rate), n) - 1]))[0])
+        rates.append(float(normal.probability(np.array([np.nextafter(value, np.inf)]))[0]))
+    low, high = (float(end) for end in np.quantile(values, [0.025, 0.975]))
+    rate_low, rate_high = (float(end) for end in np.quantile(rates, [0.025, 0.975]))
+    return (min(low, value), max(high, value)), (min(rate_low, rate), max(rate_high, rate))
+
+
 def check_resolvable(n: int, setting: ThresholdSetting, records_per_day: float | None) -> tuple[float, str]:
-    """Return the false-alarm rate that a setting means and how it was stated, if n held-out scores can resolve it.
+    """Return the false-alarm rate that a setting means and how it was stated, if n held-out scores can tell it.
 
     Args:
         n: Held-out normal scores that there will be.
@@ -115,13 +166,18 @@ def check_resolvable(n: int, setting: ThresholdSetting, records_per_day: float |
         TrainingDataError: n is too small for the rate, or a budget has no event rate.
     """
     rate, stated = _wanted_rate(setting, n, records_per_day)
-    if _rank(n, rate) > n:
-        needed = math.ceil(1 / rate) - 1
+    if n * rate < LEAST_EXPECTED * (1 - 1e-9):
         raise TrainingDataError(
-            f"{n} calibration scores cannot resolve a false-alarm rate of {rate:.3g} ({stated}): "
-            f"give at least {needed} held-out normal records, or accept a rate of {1 / (n + 1):.3g} or more"
+            f"{n} calibration scores cannot tell a false-alarm rate of {rate:.3g} ({stated}): {n * rate:.2g} of them "
+            f"are expected above the threshold. Give at least {_needed(LEAST_EXPECTED, rate):,} held-out normal "
+            f"records, better {_needed(ENOUGH, rate):,}, or accept a rate of {LEAST_EXPECTED / max(n, 1):.3g} or more"
         )
     return rate, stated
+
+
+def _needed(expected: float, rate: float) -> int:
+    """Scores of which so many are expected above the threshold of a rate."""
+    return math.ceil(expected / rate * (1 - 1e-12))
 
 
 def _rank(n: int, rate: float) -> int:
@@ -131,6 +187,8 @@ def _rank(n: int, rate: float) -> int:
 
 def _wanted_rate(setting: ThresholdSetting, n: int, records_per_day: float | None) -> tuple[float, str]:
     """The false-alarm rate that a setting means, and how it was stated."""
+    if setting.one_in is not None:
+        return 1 / setting.one_in, f"one_in = {setting.one_in:g}"
     if setting.false_alarm_rate is not None:
         return setting.false_alarm_rate, f"false_alarm_rate = {setting.false_alarm_rate:g}"
     budget = setting.budget_per_day
@@ -141,7 +199,7 @@ def _wanted_rate(setting: ThresholdSetting, n: int, records_per_day: float | Non
     if records_per_day is None:
         raise TrainingDataError(
             f"{stated} needs to know how many records a day brings: "
-            "declare the event time as [time], or state a false_alarm_rate instead"
+            "declare the event time as [time], or state false_alarm_rate or one_in instead"
         )
     if budget >= records_per_day:
         raise TrainingDataError(

@@ -67,6 +67,7 @@ def mount(app: typer.Typer) -> None:
     """Add the trainer's commands to `app`."""
     app.command()(init)
     app.command()(train)
+    app.command()(calibrate)
     app.command()(score)
     app.command()(features)
     app.command()(embed)
@@ -143,6 +144,10 @@ def train(
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="Share of normal records that may alert, in place of the stream definition's.")
     ] = None,
+    one_in: Annotated[
+        float | None,
+        typer.Option(help="One normal record in so many may alert, in place of the stream definition's.", min=1),
+    ] = None,
     network: Annotated[
         Literal["denoising", "pca"], typer.Option(help="The autoencoder, or its linear special case alone.")
     ] = "denoising",
@@ -209,7 +214,7 @@ def train(
         from trainer.loading import bytes_per_record, load
         from trainer.report import render
 
-        definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate)
+        definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate, one_in)
         if definition.image is not None and network == "pca":
             raise typer.BadParameter("images have a network of their own, and PCA beside it", param_hint="--network")
         settings = FitSettings(
@@ -273,6 +278,66 @@ def train(
             checkpoints.remove()
         _print_result(detector, report, dataset)
         _print_published(directory, version)
+
+
+def calibrate(
+    data: Data,
+    *,
+    history: Earlier = None,
+    models: Models = Path("models"),
+    detector: Name = None,
+    version: OneVersion = None,
+    promote: Annotated[bool, typer.Option(help="Put the new version into production.")] = True,
+    alert_budget: Annotated[
+        str | None, typer.Option(help='Expected false alarms, such as "50/day", in place of the detector\'s.')
+    ] = None,
+    false_alarm_rate: Annotated[
+        float | None, typer.Option(help="Share of normal records that may alert, in place of the detector's.")
+    ] = None,
+    one_in: Annotated[
+        float | None, typer.Option(help="One normal record in so many may alert, in place of the detector's.", min=1)
+    ] = None,
+    cost_false_alarm: Annotated[
+        float | None, typer.Option(help="Cost of an alert on a normal record: choose what costs least.", min=0)
+    ] = None,
+    cost_miss: Annotated[float | None, typer.Option(help="Cost of a labelled anomaly without an alert.", min=0)] = None,
+    best_f1: Annotated[bool, typer.Option("--best-f1", help="Choose the best F1 on labelled records.")] = False,
+) -> None:
+    """Set the threshold of a detector anew on fresh records of DATA, without refitting it, as a new version."""
+    rates = [value for value in (alert_budget, false_alarm_rate, one_in) if value is not None]
+    costs = [value for value in (cost_false_alarm, cost_miss) if value is not None]
+    if len(costs) == 1 or bool(rates) + bool(costs) + best_f1 > 1:
+        raise typer.BadParameter(
+            "say one of: a budget or rate, --cost-false-alarm together with --cost-miss, or --best-f1"
+        )
+    with _failures_told():
+        from trainer import progress
+        from trainer.calibration import Cost, calibrate_on
+
+        directory = _directory(models, detector)
+        judge = directory.load(_version(directory, version))
+        stream = _with_threshold(judge.stream, alert_budget, false_alarm_rate, one_in)
+        with progress.reading(_stderr(), "scoring") as tell:
+            done = calibrate_on(
+                judge, _scored_files(data), stream, earlier=_earlier_files(history),
+                cost=Cost(*costs) if costs else None, best_f1=best_f1, progress=tell,
+            )  # fmt: skip
+        for remark in done.remarks:
+            _note(remark)
+        threshold = done.detector.threshold
+        table = _table("calibrated", "", "")
+        _add(table, "threshold", f"{threshold.value:.4g}", f"before {done.before.value:.4g}; {threshold.stated}")
+        _add(
+            table, "normal records above it", f"{threshold.rate:.3%}",
+            f"95% interval {threshold.rate_low:.3%} to {threshold.rate_high:.3%}",
+        )  # fmt: skip
+        if threshold.expected_per_day is not None:
+            _add(table, "expected false alarms", f"{threshold.expected_per_day:,.1f} a day", "")
+        _add(table, "set on", f"{done.normal:,} normal records", f"{done.anomalous:,} labelled anomalous")
+        if done.rejects:
+            _add(table, "left out", f"{done.rejects:,}", "no records of the stream, or without a score")
+        _stdout().print(table)
+        _print_published(directory, directory.publish(done.detector, promote=promote))
 
 
 def score(
@@ -631,15 +696,17 @@ def _aliases(directory: ModelDirectory, version: str) -> str:
     return f"({', '.join(names)})" if names else ""
 
 
-def _with_threshold(stream: StreamDefinition, budget: str | None, rate: float | None) -> StreamDefinition:
+def _with_threshold(
+    stream: StreamDefinition, budget: str | None, rate: float | None, one_in: float | None
+) -> StreamDefinition:
     """The definition with the threshold of the command line, where it has one."""
-    if budget is None and rate is None:
+    stated = {"alert_budget": budget, "false_alarm_rate": rate, "one_in": one_in}
+    if not any(value is not None for value in stated.values()):
         return stream
     from pydantic import ValidationError
 
     from detector import StreamDefinition
 
-    stated = {"alert_budget": budget, "false_alarm_rate": rate}
     try:
         content = {
             **stream.model_dump(),
@@ -648,7 +715,7 @@ def _with_threshold(stream: StreamDefinition, budget: str | None, rate: float | 
         return StreamDefinition.model_validate(content)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise typer.BadParameter(message, param_hint="--alert-budget / --false-alarm-rate") from error
+        raise typer.BadParameter(message, param_hint="--alert-budget / --false-alarm-rate / --one-in") from error
 
 
 # --- output ---

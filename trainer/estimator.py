@@ -15,6 +15,7 @@ from detector import (
     Detector,
     Records,
     StreamDefinition,
+    Threshold,
     TrainingDataError,
     as_table,
     decode_table,
@@ -24,7 +25,8 @@ from detector import (
     stream_of_images,
     stream_of_matrix,
 )
-from detector.stream import NumberFeature
+from detector import fit_threshold as detector_threshold
+from detector.stream import NumberFeature, ThresholdSetting
 from trainer.columns import table_columns
 from trainer.errors import NotFittedError
 from trainer.fitting import LEAST_NORMAL_RECORDS, FitSettings, fit_detector
@@ -55,6 +57,29 @@ def fit(
     """
     definition, decoded = to_records(records, stream)
     return fit_detector(decoded, definition, FitSettings(seed=seed, allow_leakage=allow_leakage))[0]
+
+
+def fit_threshold(scores: Any, rate: float) -> Threshold:
+    """The threshold that a share `rate` of normal records is expected to exceed.
+
+    Args:
+        scores: Scores of held-out normal records, (n,): of any detector, on any scale, higher is stranger.
+        rate: Share of normal records that may alert, in (0, 1).
+
+    Returns:
+        The threshold: `.value`, its 95% interval `.low` to `.high`, `.method` (`empirical`, or `tail fit` where fewer
+        than 20 of the scores are expected above it), and `.warning` where its promise is weaker than it looks.
+
+    Raises:
+        TrainingDataError: A score is not finite, or fewer than a tenth of a score is expected above the threshold.
+        ValueError: The rate is not a share, or the scores are no vector.
+    """
+    values = np.asarray(scores, np.float64)
+    if values.ndim != 1 or not 0 < rate < 1:
+        raise ValueError(
+            f"scores of shape {values.shape} and a rate of {rate}: give a vector of scores and a rate between 0 and 1"
+        )
+    return detector_threshold(values, ThresholdSetting(false_alarm_rate=rate))
 
 
 def to_records(data: Any, stream: StreamDefinition | Path | str | None) -> tuple[StreamDefinition, Records]:

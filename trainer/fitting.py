@@ -23,6 +23,7 @@ from detector import (
     Encoder,
     History,
     LinearAutoencoder,
+    NormalScores,
     Records,
     Scorer,
     StreamDefinition,
@@ -271,16 +272,19 @@ def fit_detector(
                 network, seen, encoder.indicators, codes,
                 varying=ready.varying, rescaling=rescaling, seed=settings.seed,
             )  # fmt: skip
-        scorers[linear.kind] = Scorer.fit(linear, seen, encoder.indicators, varying=ready.varying)
+        same_width = linear.code_width == network.code_width
+        scorers[linear.kind] = Scorer.fit(
+            linear, seen, encoder.indicators, varying=ready.varying,
+            beside=scorers.get(network.kind) if same_width else None,
+        )  # fmt: skip
         of_normal = {kind: scorer.score(calibrating, leave_out=True) for kind, scorer in scorers.items()}
         daily = records_per_day(ready.calibration)
         detectors = {
             kind: Detector(
-                stream, encoder, scorer, fit_threshold(of_normal[kind], stream.threshold, daily),
-                history=ready.history, facts=facts,
+                stream, encoder, scorer, *calibrated(of_normal[kind], stream, daily), history=ready.history, facts=facts
             )
             for kind, scorer in scorers.items()
-        }  # fmt: skip
+        }
         detector, calibration_scores = detectors[network.kind], of_normal[network.kind]
         test = ready.records.take(split.test)
         scores = {kind: each.score(test) for kind, each in detectors.items()}
@@ -505,6 +509,20 @@ def _evidence_rows(unknown: NDArray[np.float64], settings: FitSettings, rate: fl
     few = max(_NO_HISTORY_PER_FALSE_ALARM * rate, _LEAST_NO_HISTORY / len(unknown))
     rows = np.flatnonzero((unknown >= settings.no_history_share) | (unknown < few))
     return rows[:: -(-len(rows) // MOST_EVIDENCE_RECORDS)]
+
+
+def calibrated(
+    scores: NDArray[np.float64], stream: StreamDefinition, daily: float | None
+) -> tuple[Threshold, NormalScores]:
+    """The threshold that keeps what a stream's definition states, and what it was set on.
+
+    Args:
+        scores: Of held-out normal records, (n,).
+        stream: States how often they may alert.
+        daily: How many of them a day brings, where that is known.
+    """
+    normal = NormalScores.fit(scores)
+    return fit_threshold(scores, stream.threshold, daily, normal), normal
 
 
 def records_per_day(records: Records) -> float | None:

@@ -19,7 +19,6 @@ from detector import (
     Records,
     StreamDefinition,
     check_resolvable,
-    fit_threshold,
 )
 from detector.image_gradients import Gradients
 from detector.image_scoring import LEVEL, evenly_bright
@@ -30,6 +29,7 @@ from trainer.fitting import (
     FitReport,
     FitSettings,
     Split,
+    calibrated,
     evenly,
     facts_of,
     plain,
@@ -147,9 +147,9 @@ def fit_images(
         say(FitProgress("calibrate", 0, 1))
         scorer = ImageScorer.fit(network, ready.fitting, ready.validation, settings.seed)
         calibration_scores = scorer.score(encoder.encode(calibration))
-        threshold = fit_threshold(calibration_scores, stream.threshold, records_per_day(calibration))
+        threshold, normal = calibrated(calibration_scores, stream, records_per_day(calibration))
         facts = facts_of(stream, ready.usable, split, ready.fitting, settings, _LIBRARIES)
-        detector = Detector(stream, encoder, scorer, threshold, facts=facts)
+        detector = Detector(stream, encoder, scorer, threshold, normal, facts=facts)
         test_scores = detector.score(tested)
         baseline = LinearAutoencoder.fit(ready.bright, _components(ready.bright))
         evaluation = _evaluate(tested, test_scores, baseline, detector)

@@ -141,6 +141,8 @@ def threshold_rows(report: FitReport) -> list[Row]:
         rows.append(
             Row("expected false alarms", f"{threshold.expected_per_day:,.1f} a day", f"{low:,.1f} to {high:,.1f}")
         )
+    if threshold.warning is not None:
+        rows.append(Row("mind", threshold.method, threshold.warning))
     return rows
 
 

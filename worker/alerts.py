@@ -18,8 +18,8 @@ SCHEMA_VERSION = 1
 
 Severity = Literal["warning", "minor", "major", "critical"]
 
-SEVERITIES: tuple[tuple[Severity, float], ...] = (("warning", 1.0), ("minor", 1.25), ("major", 1.5), ("critical", 2.0))
-"""Least score ratio of each severity. Scores are in decades: twice the threshold is the rarity squared."""
+SEVERITIES: tuple[tuple[Severity, float], ...] = (("warning", 1), ("minor", 10), ("major", 100), ("critical", 1_000))
+"""How many times rarer among normal records than the promised false alarms an anomaly is at least, by severity."""
 
 HEADERS = (("content-type", b"application/json"), ("schema-version", str(SCHEMA_VERSION).encode()))
 
@@ -70,7 +70,11 @@ class Alert(Struct, frozen=True, kw_only=True):
     alert_id: str
     detector: str
     severity: Annotated[
-        Severity, Meta(description="By score_ratio: warning from 1, minor 1.25, major 1.5, critical 2.")
+        Severity,
+        Meta(
+            description="How much rarer so high a score is among normal records than the false alarms that the "
+            "threshold promises: minor 10 times, major 100, critical 1,000."
+        ),
     ]
     event_time: Annotated[
         datetime | None,
@@ -86,6 +90,13 @@ class Alert(Struct, frozen=True, kw_only=True):
     score: float
     threshold: float
     score_ratio: Annotated[float, Meta(description="score / threshold: 1.0 is the boundary.")]
+    tail_probability: Annotated[
+        float,
+        Meta(
+            description="Probability of so high a score of a normal record: counted on held-out normal records, and by "
+            "tails fitted to their scores where fewer than 20 score as high."
+        ),
+    ]
     contributions: Annotated[tuple[AlertContribution, ...], Meta(description="Largest share first.")]
     others: Annotated[float, Meta(description="Share of the score of all features that are not listed.")]
     explained_by: Annotated[
@@ -108,9 +119,9 @@ class Alert(Struct, frozen=True, kw_only=True):
     image_left_out: Annotated[bool, Meta(description="`image` was too large for the topic.")] = False
 
 
-def severity_of(score_ratio: float) -> Severity:
-    """The severity of an anomaly by its score ratio."""
-    return max((least, severity) for severity, least in SEVERITIES if score_ratio >= least or least == 1.0)[1]
+def severity_of(tail_probability: float, rate: float) -> Severity:
+    """The severity of an anomaly by its tail probability, where a share `rate` of normal records may alert."""
+    return max((least, severity) for severity, least in SEVERITIES if least * tail_probability <= rate or least == 1)[1]
 
 
 def alerts_of(
@@ -128,14 +139,15 @@ def alerts_of(
         name=detector.name, version=detector.version, trained_until=detector.trained_until, sha256=detector.sha256
     )
     alerts = []
-    for row, explanation in zip(verdicts.anomalies.tolist(), verdicts.explanations, strict=True):
+    for row, probability, explanation in zip(
+        verdicts.anomalies.tolist(), verdicts.probabilities.tolist(), verdicts.explanations, strict=True
+    ):
         shown, others = _contributions(explanation, top)
-        ratio = float(verdicts.ratios[row])
         alert = Alert(
             schema_version=SCHEMA_VERSION,
             alert_id=who.alert_id(row),
             detector=detector.name,
-            severity=severity_of(ratio),
+            severity=severity_of(probability, detector.threshold.rate),
             event_time=who.event_time(row),
             detected_at=datetime.fromtimestamp(round(now_s, 3), UTC),
             source=who.source(row),
@@ -143,7 +155,8 @@ def alerts_of(
             entity=who.entity(row),
             score=float(verdicts.scores[row]),
             threshold=float(verdicts.threshold),
-            score_ratio=ratio,
+            score_ratio=float(verdicts.ratios[row]),
+            tail_probability=probability,
             contributions=shown,
             others=others,
             explained_by=explanation.explained_by,

@@ -133,7 +133,9 @@ def test_a_damaged_artifact_is_refused_with_its_reason(
 
 def publish(models: ModelDirectory, detector: Detector, second: int, *, promote: bool = False) -> str:
     facts = detector.facts | {"fitted_at": f"2026-03-14T09:26:{second:02d}+00:00"}
-    again = Detector(detector.stream, detector.encoder, detector.scorer, detector.threshold, facts=facts)
+    again = Detector(
+        detector.stream, detector.encoder, detector.scorer, detector.threshold, detector.normal_scores, facts=facts
+    )
     return models.publish(again, files={"report.html": b"<p>fine"}, promote=promote)
 
 

@@ -24,7 +24,7 @@ from trainer.fitting_images import ImageFitSettings, fit_images
 def like(detector: Detector, **stream: Any) -> Detector:
     """The same detector with another stream definition around it."""
     changed = StreamDefinition.model_validate({**detector.stream.model_dump(), **stream})
-    return Detector(changed, detector.encoder, detector.scorer, detector.threshold)
+    return Detector(changed, detector.encoder, detector.scorer, detector.threshold, detector.normal_scores)
 
 
 def test_images_of_another_shape_score_above_the_threshold_and_normal_ones_below() -> None:

@@ -68,7 +68,9 @@ def test_a_sensitive_value_is_never_shown(tiny_detector: Detector) -> None:
 
 def test_no_value_inside_a_sensitive_object_is_shown_or_kept_in_golden_records(tiny_detector: Detector) -> None:
     stream = tiny_detector.stream.model_copy(update={"sensitive": ("card", "shop"), "echo": ()})
-    hiding = Detector(stream, tiny_detector.encoder, tiny_detector.scorer, tiny_detector.threshold)
+    hiding = Detector(
+        stream, tiny_detector.encoder, tiny_detector.scorer, tiny_detector.threshold, tiny_detector.normal_scores
+    )
 
     explanation = hiding.explain(decoded([message(2, card__limit=123456789.0)]))[0]
     golden = repr(make_golden(hiding))
@@ -86,6 +88,7 @@ def test_a_score_at_the_threshold_is_normal(tiny_detector: Detector) -> None:
     at = Detector(
         tiny_detector.stream, tiny_detector.encoder, tiny_detector.scorer,
         type(tiny_detector.threshold)(**{**tiny_detector.threshold.__dict__, "value": score}),
+        tiny_detector.normal_scores,
     )  # fmt: skip
 
     verdicts = at.judge(records)[0]
@@ -102,7 +105,7 @@ def test_a_score_that_is_not_finite_is_neither_normal_nor_an_anomaly(tiny_detect
         Scorer.restore(
             scorer.network, scorer.state() | {"whitening": torch.full_like(scorer.whitening, math.nan)}
         ),
-        tiny_detector.threshold,
+        tiny_detector.threshold, tiny_detector.normal_scores,
     )  # fmt: skip
 
     verdicts = broken.judge(decoded([message(1), message(2)]))[0]

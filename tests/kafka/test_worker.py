@@ -188,7 +188,12 @@ def test_a_promoted_version_takes_over_while_the_stream_runs(
     registry = ModelDirectory(tmp_path / "models" / tiny_detector.name)
     facts = tiny_detector.facts | {"fitted_at": "2026-03-14T09:26:53+00:00"}
     second = Detector(
-        tiny_detector.stream, tiny_detector.encoder, tiny_detector.scorer, tiny_detector.threshold, facts=facts
+        tiny_detector.stream,
+        tiny_detector.encoder,
+        tiny_detector.scorer,
+        tiny_detector.threshold,
+        tiny_detector.normal_scores,
+        facts=facts,
     )
     first_version = registry.publish(tiny_detector)
     stream = Stream(broker, name, tmp_path / "models", tmp_path)

@@ -281,3 +281,15 @@ def test_an_adbench_matrix_is_ranked_well() -> None:
     scores = offbeat.fit(matrix[train]).score(matrix[test])
 
     assert auroc(scores, odd[test]) > 0.9
+
+
+def test_a_threshold_is_set_on_anybodys_scores() -> None:
+    scores = np.random.default_rng(0).normal(size=50_000)
+
+    rare, common = offbeat.fit_threshold(scores, 1e-4), offbeat.fit_threshold(scores.tolist(), 0.01)
+
+    assert rare.method == "tail fit"
+    assert rare.low < rare.value < rare.high
+    assert (scores > common.value).mean() == pytest.approx(0.01, rel=0.01)
+    with pytest.raises(ValueError, match="a rate between 0 and 1"):
+        offbeat.fit_threshold(scores, 1.5)

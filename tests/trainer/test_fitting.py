@@ -182,7 +182,7 @@ def test_a_rate_that_the_calibration_records_cannot_resolve_is_refused_with_the_
 
     told: list[FitProgress] = []
 
-    with pytest.raises(TrainingDataError, match="at least 99999 held-out normal records"):
+    with pytest.raises(TrainingDataError, match="at least 10,000 held-out normal records"):
         fit_detector(decoded([message(n) for n in range(300)], stream), stream, QUICK, told.append)
 
     assert told == []  # said before the long part

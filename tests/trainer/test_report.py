@@ -74,7 +74,7 @@ def test_a_sensitive_key_is_not_on_the_page(labelled: Fit) -> None:
     detector, report, dataset = labelled
     hidden = Detector(
         detector.stream.model_copy(update={"sensitive": ("card", "pin")}), detector.encoder, detector.scorer,
-        detector.threshold, facts=detector.facts,
+        detector.threshold, detector.normal_scores, facts=detector.facts,
     )  # fmt: skip
 
     assert "card (sensitive)" in render(hidden, report, dataset).decode()

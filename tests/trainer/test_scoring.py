@@ -136,7 +136,7 @@ def test_a_score_at_the_threshold_is_normal_in_a_file_as_in_the_worker(tmp_path:
     source = write(tmp_path, payments(50))
     scores = detector.score(load([source], detector.stream).records)
     threshold = dataclasses.replace(detector.threshold, value=float(np.sort(scores)[-3]))
-    at = Detector(detector.stream, detector.encoder, detector.scorer, threshold)
+    at = Detector(detector.stream, detector.encoder, detector.scorer, threshold, detector.normal_scores)
 
     summary = score_files(at, [source], tmp_path / "out.csv")
 
@@ -146,7 +146,7 @@ def test_a_score_at_the_threshold_is_normal_in_a_file_as_in_the_worker(tmp_path:
 def test_sensitive_fields_are_not_written(tmp_path: Path, detector: Detector) -> None:
     hidden = Detector(
         detector.stream.model_copy(update={"sensitive": ("card", "pin")}), detector.encoder, detector.scorer,
-        detector.threshold,
+        detector.threshold, detector.normal_scores,
     )  # fmt: skip
     source = write(tmp_path, payments(5))
 

@@ -31,6 +31,7 @@ def like(**stream: Any) -> Detector:
         fitted.encoder,
         fitted.scorer,
         fitted.threshold,
+        fitted.normal_scores,
         facts={"trained_until": "2026-03-31T00:00:00+00:00"},
         version="v7",
         sha256="abc",
@@ -77,7 +78,8 @@ def test_an_alert_says_all_that_its_readers_need() -> None:
         "sha256": "abc",
     }
     assert said["score_ratio"] == said["score"] / said["threshold"] > 1
-    assert said["severity"] == severity_of(said["score_ratio"])
+    assert 0 < said["tail_probability"] <= fitted_detector().threshold.rate
+    assert said["severity"] == severity_of(said["tail_probability"], fitted_detector().threshold.rate)
     assert said["contributions"][0]["feature"] == "amount"
     assert said["contributions"][0]["actual"] == 250_000.0
     assert 5 < said["contributions"][0]["expected"] < 500
@@ -235,22 +237,22 @@ def test_a_record_with_a_megabyte_where_a_word_should_be_gets_an_alert_that_fits
 
 
 @pytest.mark.parametrize(
-    ("ratio", "severity"),
+    ("probability", "severity"),
     [
-        (1.0000001, "warning"),
-        (1.249, "warning"),
-        (1.25, "minor"),
-        (1.499, "minor"),
-        (1.5, "major"),
-        (2.0, "critical"),
-        (1e9, "critical"),
-        (float("inf"), "critical"),
+        (1.2e-2, "warning"),  # counted and fitted rates need not agree to the last digit
+        (1e-2, "warning"),
+        (1.001e-3, "warning"),
+        (1e-3, "minor"),
+        (1.001e-4, "minor"),
+        (1e-4, "major"),
+        (1e-5, "critical"),
+        (5e-324, "critical"),
     ],
 )
-def test_the_severity_rises_with_the_score_ratio_to_critical_at_twice_the_threshold(
-    ratio: float, severity: str
+def test_the_severity_rises_with_each_decade_that_a_score_is_rarer_than_the_promised_false_alarms(
+    probability: float, severity: str
 ) -> None:
-    assert severity_of(ratio) == severity
+    assert severity_of(probability, rate=1e-2) == severity
 
 
 @given(

@@ -349,7 +349,7 @@ def test_a_version_that_remembers_the_same_carries_on_with_the_histories(root: P
     bench.produce(*messages(100))
     same = remembering_detector()
     again = Detector(
-        same.stream, same.encoder, same.scorer, same.threshold, history=same.history,
+        same.stream, same.encoder, same.scorer, same.threshold, same.normal_scores, history=same.history,
         facts=same.facts | {"fitted_at": "2026-03-14T09:26:53+00:00"},
     )  # fmt: skip
 
@@ -368,7 +368,8 @@ def test_a_version_that_remembers_otherwise_catches_up_before_it_takes_over(root
     assert same.history is not None
     priors = {path: type(prior)(prior.mean * 2, prior.deviation) for path, prior in same.history.priors.items()}
     other = Detector(
-        same.stream, same.encoder, same.scorer, same.threshold, history=History(same.stream, priors),
+        same.stream, same.encoder, same.scorer, same.threshold, same.normal_scores,
+        history=History(same.stream, priors),
         facts=same.facts | {"fitted_at": "2026-03-14T09:26:53+00:00"},
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ def alert_on(detector: Detector, value: bytes) -> Alert:
 
 def like(stream: StreamDefinition) -> Detector:
     fitted = disc_detector()
-    return Detector(stream, type(fitted.encoder)(stream.image), fitted.scorer, fitted.threshold)
+    return Detector(stream, type(fitted.encoder)(stream.image), fitted.scorer, fitted.threshold, fitted.normal_scores)
 
 
 def test_odd_images_become_alerts_and_broken_ones_dead_letters(models: Path) -> None:

@@ -77,6 +77,7 @@ def test_a_model_that_takes_over_replaces_the_one_before() -> None:
             fitted.encoder,
             fitted.scorer,
             fitted.threshold,
+            fitted.normal_scores,
             facts={"trained_until": "2026-03-31T00:00:00+00:00"},
             version=version,
             sha256="abc",

@@ -22,7 +22,9 @@ def stricter() -> Detector:
     """The fitted detector with a threshold that nothing is above."""
     fitted = fitted_detector()
     threshold = dataclasses.replace(fitted.threshold, value=1e12)
-    return Detector(fitted.stream, fitted.encoder, fitted.scorer, threshold, facts={"why": "stricter"})
+    return Detector(
+        fitted.stream, fitted.encoder, fitted.scorer, threshold, fitted.normal_scores, facts={"why": "stricter"}
+    )
 
 
 def models_of(root: Path, name: str | None = None) -> Models:

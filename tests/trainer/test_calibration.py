@@ -1,0 +1,129 @@
+"""Calibrating anew: another threshold for the same scores, by rate, by cost and by F1, as a new version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import offbeat
+from detector import Detector, ModelDirectory, TrainingDataError
+from tests.trainer.conftest import payments
+from tests.trainer.payments import write_jsonl
+from trainer.calibration import Cost, calibrate_on
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, payments_dir: Path) -> Path:
+    """A directory of models with one version."""
+    models = tmp_path_factory.mktemp("models")
+    words = ["train", payments_dir / "payments.jsonl", "--stream", payments_dir / "stream.toml", "--models", models,
+             "--steps", "50"]  # fmt: skip
+    result = CliRunner().invoke(offbeat.app, list(map(str, words)))
+    assert result.exit_code == 0, result.output
+    return models
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "fresh.jsonl", payments(900, seed=5))
+
+
+def the_detector(models: Path) -> Detector:
+    directory = ModelDirectory(models / "payments")
+    return directory.load(directory.current() or "")
+
+
+def test_a_new_rate_changes_the_threshold_and_no_score(trained: Path, fresh: Path) -> None:
+    detector = the_detector(trained)
+    stream = detector.stream.model_copy(update={"threshold": type(detector.stream.threshold)(false_alarm_rate=0.1)})
+
+    done = calibrate_on(detector, [fresh], stream)
+
+    again = done.detector
+    assert again.threshold.rate == pytest.approx(0.1, rel=0.05)
+    assert again.threshold.value != done.before.value
+    assert again.scorer is detector.scorer
+    assert again.facts["calibrated"]["from_version"] == detector.version
+    assert again.facts["calibrated"]["threshold_before"] == detector.threshold.to_json()
+
+
+def test_the_command_publishes_a_version_that_scores_as_before(trained: Path, fresh: Path, tmp_path: Path) -> None:
+    before = the_detector(trained)
+    words = ["calibrate", fresh, "--models", trained, "--one-in", "5"]
+
+    result = CliRunner().invoke(offbeat.app, list(map(str, words)))
+
+    assert result.exit_code == 0, result.output
+    after = the_detector(trained)
+    assert after.version != before.version
+    assert after.threshold.stated == "one_in = 5"
+    assert after.stream.threshold.one_in == 5
+    assert after.threshold.rate == pytest.approx(0.2, rel=0.05)
+    assert after.threshold.n == after.facts["calibrated"]["normal"] == after.normal_scores.n != before.normal_scores.n
+    assert "set on" in result.output
+
+
+def test_the_least_cost_is_the_least_of_all_thresholds(trained: Path, fresh: Path) -> None:
+    detector = the_detector(trained)
+    chosen = {}
+    for miss in (1.0, 1_000.0):
+        chosen[miss] = calibrate_on(detector, [fresh], cost=Cost(1.0, miss)).detector.threshold
+
+    scores, odd = scored(detector, fresh)
+    for miss, threshold in chosen.items():
+        costs = [float(((scores > value) & ~odd).sum() + miss * ((scores <= value) & odd).sum()) for value in scores]
+        own = float(((scores > threshold.value) & ~odd).sum() + miss * ((scores <= threshold.value) & odd).sum())
+        assert own == min(costs)
+        assert threshold.method == "labels"
+        assert "labelled anomalies" in threshold.stated
+    assert chosen[1_000.0].value <= chosen[1.0].value
+
+
+def test_the_best_f1_is_the_best_of_all_thresholds(trained: Path, fresh: Path) -> None:
+    detector = the_detector(trained)
+
+    threshold = calibrate_on(detector, [fresh], best_f1=True).detector.threshold
+
+    scores, odd = scored(detector, fresh)
+
+    def f1(value: float) -> float:
+        alerts = scores > value
+        hits = (alerts & odd).sum()
+        return float(2 * hits / (alerts.sum() + odd.sum()))
+
+    assert f1(threshold.value) == max(map(f1, scores))
+
+
+def scored(detector: Detector, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels of a file, read as messages are."""
+    from trainer.loading import load
+
+    records = load([file], detector.stream).records
+    assert records.labels is not None
+    return detector.score(records), records.labels
+
+
+def test_costs_need_labels(trained: Path, tmp_path: Path) -> None:
+    normal = [line for line in payments(300, seed=6) if not line["is_fraud"]]
+    file = write_jsonl(tmp_path / "normal.jsonl", normal)
+
+    with pytest.raises(TrainingDataError, match="no record is labelled anomalous"):
+        calibrate_on(the_detector(trained), [file], best_f1=True)
+
+
+def test_records_that_it_was_trained_on_are_remarked(trained: Path, payments_dir: Path) -> None:
+    done = calibrate_on(the_detector(trained), [payments_dir / "payments.jsonl"])
+
+    assert any("no newer than the last that the detector was trained on" in remark for remark in done.remarks)
+
+
+@pytest.mark.parametrize(
+    "words", [("--one-in", "5", "--best-f1"), ("--cost-miss", "3"), ("--false-alarm-rate", "0.1", "--one-in", "5")]
+)
+def test_contradicting_wishes_are_refused(trained: Path, fresh: Path, words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(offbeat.app, ["calibrate", str(fresh), "--models", str(trained), *words])
+
+    assert result.exit_code != 0

@@ -1,0 +1,183 @@
+"""Calibrating a detector anew: another threshold for the same weights, set on fresh records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector import Detector, NormalScores, StreamDefinition, Threshold, TrainingDataError, fit_threshold
+from detector.stream import ThresholdSetting
+from trainer.datasets import Chunk
+from trainer.replay import read_with_history
+
+_MICROSECONDS_A_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a wrong verdict costs, in any unit; a threshold is to make their sum least.
+
+    Attributes:
+        false_alarm: Of an alert on a normal record.
+        miss: Of an anomaly without an alert.
+    """
+
+    false_alarm: float = 1.0
+    miss: float = 1.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What came of it.
+
+    Attributes:
+        detector: The detector with its new threshold; it has no version before it is published.
+        before: The threshold that it had.
+        normal: Normal records that the threshold was set on.
+        anomalous: Records labelled anomalous.
+        rejects: Rows that are no records of the stream.
+        remarks: What a person should know, one line each.
+    """
+
+    detector: Detector
+    before: Threshold
+    normal: int
+    anomalous: int
+    rejects: int
+    remarks: list[str] = field(default_factory=list)
+
+
+def calibrate_on(
+    detector: Detector,
+    files: Sequence[Path],
+    stream: StreamDefinition | None = None,
+    *,
+    earlier: Sequence[Path] = (),
+    cost: Cost | None = None,
+    best_f1: bool = False,
+    progress: Callable[[Chunk], None] | None = None,
+) -> Calibration:
+    """Set a detector's threshold anew on fresh records; weights and scores stay as they are.
+
+    Args:
+        detector: What scores the records.
+        files: Records that it was not trained on: of those, scores are too low.
+        stream: The detector's definition with another `[threshold]`, where that is to change.
+        earlier: Files whose records are history alone.
+        cost: Choose the threshold at which wrong verdicts on labelled records cost least, in the place of a rate.
+        best_f1: Choose the one with the best F1 on labelled records.
+        progress: Called with each chunk that was read.
+
+    Raises:
+        DataFileError: A file cannot be read.
+        TrainingDataError: There are too few normal records for the rate, or no anomalies to weigh costs on.
+    """
+    stream = stream or detector.stream
+    scores, odd, times, rejects = _scored(detector, files, earlier, progress)
+    normal_scores = scores[~odd]
+    if len(normal_scores) == 0:
+        raise TrainingDataError(
+            f"none of {len(scores):,} records is normal: a threshold is set on normal records; give some"
+        )
+    daily = _records_per_day(times[~odd])
+    normal = NormalScores.fit(normal_scores)
+    if cost is None and not best_f1:
+        threshold = fit_threshold(normal_scores, stream.threshold, daily, normal)
+    else:
+        threshold = _chosen(scores, odd, cost, normal, daily)
+    remarks = [] if threshold.warning is None else [f"threshold: {threshold.warning}"]
+    until = detector.trained_until
+    if until is not None:
+        seen = int((times <= np.datetime64(until.astimezone(UTC).replace(tzinfo=None), "us")).sum())
+        if seen:
+            remarks.append(
+                f"{seen:,} of {len(times):,} records are no newer than the last that the detector was trained on: if "
+                "it has seen them, their scores are too low, and so is the threshold"
+            )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    facts = detector.facts | {
+        "fitted_at": now,
+        "calibrated": {
+            "at": now, "from_version": detector.version, "normal": len(normal_scores), "anomalous": int(odd.sum()),
+            "threshold_before": detector.threshold.to_json(),
+        },
+    }  # fmt: skip
+    again = Detector(
+        stream, detector.encoder, detector.scorer, threshold, normal, history=detector.history, facts=facts
+    )
+    return Calibration(again, detector.threshold, len(normal_scores), int(odd.sum()), rejects, remarks)
+
+
+def _scored(
+    detector: Detector, files: Sequence[Path], earlier: Sequence[Path], progress: Callable[[Chunk], None] | None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.datetime64], int]:
+    """Scores (n,) of all records, which are labelled anomalous (n,), event times (n,) or (0,), and rows rejected."""
+    scores, odd, times, rejects = [np.empty(0)], [np.empty(0, np.bool_)], [np.empty(0, "datetime64[us]")], 0
+    for chunk in read_with_history(files, detector.stream, detector.history, earlier=earlier, progress=progress):
+        records = chunk.records
+        found = detector.judge(records, explanations=False)[0].scores
+        finite = np.isfinite(found)
+        scores.append(found[finite])
+        labels = np.zeros(len(records), np.bool_) if records.labels is None else records.labels
+        odd.append(labels[finite])
+        if records.event_times is not None:
+            times.append(records.event_times[finite])
+        rejects += len(chunk) - int(finite.sum())
+    together = np.concatenate(times)
+    every = np.concatenate(scores)
+    return every, np.concatenate(odd), together if len(together) else np.full(len(every), np.datetime64("NaT")), rejects
+
+
+def _records_per_day(times: NDArray[np.datetime64]) -> float | None:
+    """Event rate; None where there is no time, or no span of it."""
+    if len(times) < 2 or np.isnat(times).any():
+        return None
+    span_us = int((times.max() - times.min()).astype("timedelta64[us]").astype(np.int64))
+    return None if span_us <= 0 else (len(times) - 1) * _MICROSECONDS_A_DAY / span_us
+
+
+def _chosen(
+    scores: NDArray[np.float64], odd: NDArray[np.bool_], cost: Cost | None, normal: NormalScores, daily: float | None
+) -> Threshold:
+    """The threshold with the least cost, or the best F1, on labelled records.
+
+    Its rate and interval are those of the normal records among them. That the same records chose it makes its cost look
+    a little better than it will be.
+    """
+    anomalies, n = int(odd.sum()), int((~odd).sum())
+    if anomalies == 0:
+        raise TrainingDataError(
+            "no record is labelled anomalous: what misses cost, and F1, can only be weighed on labelled anomalies; "
+            "declare the label as [label], or state a budget or a rate"
+        )
+    order = np.argsort(scores, kind="stable")
+    ordered, hits = scores[order], odd[order]
+    # With the threshold at ordered[i], all after the last record of that score alert.
+    last = np.searchsorted(ordered, ordered, "right")
+    found = anomalies - np.concatenate([[0], np.cumsum(hits)])[last]
+    alarms = len(ordered) - last - found
+    if cost is not None:
+        spent = cost.false_alarm * alarms + cost.miss * (anomalies - found)
+        best = int(np.flatnonzero(spent == spent.min())[-1])
+        stated = f"least cost: a false alarm {cost.false_alarm:g}, a miss {cost.miss:g}"
+    else:
+        f1 = 2 * found / (2 * found + alarms + anomalies - found)
+        best = int(np.flatnonzero(f1 == f1.max())[-1])
+        stated = "best F1"
+    value = float(ordered[best])
+    rate = float(normal.probability(np.array([np.nextafter(value, np.inf)]))[0])
+    interval = fit_threshold(scores[~odd], _rate_of(max(rate, 0.2 / n)), daily, normal)
+    return replace(
+        interval, value=value, low=min(interval.low, value), high=max(interval.high, value), rate=rate,
+        expected_per_day=None if daily is None else rate * daily, method="labels",
+        stated=f"{stated}, on {anomalies:,} labelled anomalies", warning=None,
+    )  # fmt: skip
+
+
+def _rate_of(rate: float) -> ThresholdSetting:
+    return ThresholdSetting(false_alarm_rate=min(rate, 1 - 1e-9))
