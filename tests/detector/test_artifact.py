@@ -28,6 +28,9 @@ def test_a_detector_read_back_gives_the_same_bits_and_reasons(tiny_detector: Det
     assert loaded.stream == tiny_detector.stream
     assert loaded.facts == json.loads(json.dumps(tiny_detector.facts))
     assert loaded.explain(RECORDS) == tiny_detector.explain(RECORDS)
+    beyond = np.linspace(0, 20, 500)
+    probabilities = loaded.normal_scores.probability(beyond), tiny_detector.normal_scores.probability(beyond)
+    assert probabilities[0].tobytes() == probabilities[1].tobytes()
     assert loaded.trained_until is not None
 
 
