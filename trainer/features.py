@@ -68,9 +68,7 @@ def feature_files(
                 pa.array(reasons, pa.string()),
             ]
             write(pa.table(columns, schema=schema))
-            summary.rows += len(chunk)
-            summary.reasons.update(reason for reason in reasons.tolist() if reason is not None)
-            summary.add_rejects(chunk)
+            summary.add(chunk, reasons)
     return summary
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from detector import Detector
 from trainer.datasets import Chunk, RejectExample
@@ -39,8 +40,10 @@ class RowSummary:
     reasons: Counter[str] = field(default_factory=Counter)
     examples: list[RejectExample] = field(default_factory=list)
 
-    def add_rejects(self, chunk: Chunk) -> None:
-        """Keep the first few rejects for people."""
+    def add(self, chunk: Chunk, reasons: NDArray[np.object_]) -> None:
+        """Count a chunk's rows by why they were rejected, None for those that were not, (n,); keep the first few."""
+        self.rows += len(chunk)
+        self.reasons.update(reason for reason in reasons.tolist() if reason is not None)
         for reject in chunk.rejects[: _EXAMPLES - len(self.examples)]:
             self.examples.append(RejectExample(chunk.file, int(chunk.lines[reject.row]), reject.reason, reject.message))
 
@@ -96,10 +99,8 @@ def _judge(detector: Detector, chunk: Chunk, summary: RowSummary) -> list[pa.Arr
     verdicts[rows[judged.anomalies]] = "alert"
     unscorable = rows[judged.unscorable]
     verdicts[unscorable], reasons[unscorable], scores[unscorable] = "reject", NON_FINITE_SCORE, np.nan
-    summary.rows += len(chunk)
     summary.verdicts.update(verdicts.tolist())
-    summary.reasons.update(reason for reason in reasons.tolist() if reason is not None)
-    summary.add_rejects(chunk)
+    summary.add(chunk, reasons)
     return [
         pa.array(scores, from_pandas=True),
         pa.array(scores / detector.threshold.value, from_pandas=True),
