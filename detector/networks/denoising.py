@@ -71,7 +71,9 @@ class DenoisingAutoencoder(Autoencoder):
         shown = torch.rand(members, len(rows), features, generator=generator) >= self.hidden_share
         noise = torch.tensor(self.noise)[:, None, None] * torch.randn(members, *rows.shape, generator=generator)
         target = rows[share].clamp(-INPUT_LIMIT, INPUT_LIMIT)
-        noise, mask = (part[:, share].to(rows.device) for part in (noise, shown[:, :, self.feature_of_column]))
+        if features < self.width:  # else each column is a feature of its own
+            shown = shown[:, :, self.feature_of_column]
+        noise, mask = (part[:, share].to(rows.device) for part in (noise, shown))
         noisy = ((target + noise) * mask).transpose(1, 2).contiguous()  # (members, d, n)
         error = self._layers(noisy, 0, 6) - target.T
         loss: Tensor = error.square().mean(dim=(0, 1)).sum()
