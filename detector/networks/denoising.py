@@ -71,7 +71,7 @@ class DenoisingAutoencoder(Autoencoder):
         shown = torch.rand(members, len(rows), features, generator=generator) >= self.hidden_share
         noise = torch.tensor(self.noise)[:, None, None] * torch.randn(members, *rows.shape, generator=generator)
         target = rows[share].clamp(-INPUT_LIMIT, INPUT_LIMIT)
-        if features < self.width:  # else each column is a feature of its own
+        if not torch.equal(self.feature_of_column, torch.arange(self.width)):  # else each is a feature of its own
             shown = shown[:, :, self.feature_of_column]
         noise, mask = (part[:, share].to(rows.device) for part in (noise, shown))
         noisy = ((target + noise) * mask).transpose(1, 2).contiguous()  # (members, d, n)
