@@ -130,7 +130,7 @@ class NumberEncoder:
             )
         unfolded = np.sort(_unfold(known, log=log))
         shares = (np.arange(KNOTS) + 0.5) / KNOTS
-        quantiles = np.quantile(unfolded, shares)
+        quantiles = np.interp(shares * (len(unfolded) - 1), np.arange(len(unfolded)), unfolded)
         knots, place = np.unique(quantiles, return_inverse=True)
         scores = np.bincount(place, ndtri(shares)) / np.bincount(place)
         # A constant number has no spread of its own; a hundredth of its size is then a notable difference.
