@@ -70,27 +70,29 @@ def _one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+_GATHERED = ((3, add_up), (1, keep_largest), (2, keep_largest), (2, keep_largest), (4, keep_largest), (4, keep_largest))
+"""To which statistic each family of columns adds, and how: size, peak, surprise by the network and by PCA."""
+
+
 class Scorer:
     """The reconstructors, a network and a codebook, with what their evidence looks like on normal records.
 
-    Five statistics of a record's reconstruction by the network, each on the scale of how rare it is among normal
+    Four statistics of a record's reconstruction by the network, each on the scale of how rare it is among normal
     records, tell what is odd in it as a whole:
 
     - length: the mean squared Mahalanobis length of its evidence, which is its residual (d) and its code (k) together.
       A residual alone misses records that lie on the learned surface far from all others.
     - peak: the largest tail of its number columns, whitened. One odd number among many is lost in a length.
-    - surprise of numbers: the largest tail of their residuals, as they are and whitened: a number that is larger than
-      the record lets expect. It is the mean of two: that of the network's residuals, and that of PCA's, with as wide a
-      code.
-    - surprise of indicators: the same of categories and flags: a category that does not belong to the record, a value
-      that is missing without need. They are judged apart, as among many numbers one is always large.
+    - surprise: the largest tail of the residuals of all its columns, as they are and whitened: a number that is larger
+      than the record lets expect, a category that does not belong to it, a value that is missing without need. It is
+      the mean of two: that of the network's residuals, and that of PCA's, with as wide a code.
     - size: the sum of the tails of its number columns as they are. Numbers that are all large together are rare, but
       not odd to a covariance that has seen them rise together.
 
     The tail of a column is its upper one: numbers of events are mostly amounts, counts and spans, of which more is
     stranger than less. Small ones count in the length. Together they are
 
-        tails = max(length, peak) + beyond(surprise of numbers) + beyond(surprise of indicators) + beyond(size)
+        tails = max(length, peak) + beyond(surprise) + beyond(size)
 
     in decades: each rarity is 1 at the 90% point of normal records, 2 at the 99% point, and minus the logarithm to base
     10 of the probability of a generalised Pareto tail from there on; what is not beyond its 90% point adds nothing.
@@ -133,13 +135,10 @@ class Scorer:
             _copy(part) for part in (centre, deviation, whitening)
         )  # (v + k,), (v + k,), (v + k, v + k)
         self.numbers = _copy(numbers)  # (c,): positions of the number columns among those that vary
-        kinds = np.ones(len(self.varying), np.int64)
-        kinds[self.numbers.numpy()] = 0
-        self._kinds = np.tile(kinds, 2)  # (2 v,): of residuals, as they are and whitened: 0 for numbers
         self.number_whitening, self.number_shift = _copy(number_whitening), _copy(number_shift)  # (v, c), (c,)
         self.linear, self.linear_shift = _copy(linear), _copy(linear_shift)  # (v, 2 v), (2 v,): what PCA leaves
         self.column_tails = column_tails.numpy().copy()  # (5, 2 c + 3 v + d): of `_columns`
-        self.statistic_tails = statistic_tails.numpy().copy()  # (5, 5): of `_statistics`
+        self.statistic_tails = statistic_tails.numpy().copy()  # (5, 4): of `_statistics`
         self.trust = _copy(trust)  # (): the weight of what single columns say
         self.known = _copy(known)  # (): how well the tails are known, from 0 to 1
         self.evidence_tail = evidence_tail.numpy().copy()  # (5, 1): of what both say together
@@ -197,7 +196,7 @@ class Scorer:
             numbers=torch.from_numpy(numbers),
             **of_records,
             column_tails=torch.zeros(5, 2 * len(numbers) + 3 * width + matrix.shape[1]),
-            statistic_tails=torch.zeros(5, 5, dtype=torch.float64),
+            statistic_tails=torch.zeros(5, 4, dtype=torch.float64),
             trust=torch.tensor(n / (n + DOUBTED_RECORDS), dtype=torch.float64),
             known=torch.tensor(n / (n + RECORDS_OF_HALF_KNOWN), dtype=torch.float64),
             evidence_tail=torch.zeros(5, 1, dtype=torch.float64),
@@ -260,7 +259,7 @@ class Scorer:
     def _evidence(
         self, matrix: NDArray[np.float32], statistics: NDArray[np.float64], *, leave_out: bool
     ) -> NDArray[np.float64]:
-        """What codebook and tails say together of records (n, d) with their statistics (n, 5), (n,)."""
+        """What codebook and tails say together of records (n, d) with their statistics (n, 4), (n,)."""
         tails = self._tails(statistics)
         if self.codebook is None:
             return tails
@@ -272,31 +271,26 @@ class Scorer:
         return together
 
     def _tails(self, statistics: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the statistics (n, 5) say together, (n,)."""
+        """What the statistics (n, 4) say together, (n,)."""
         length, peak = rarity(statistics.T[:2], self.statistic_tails[:, :2])
-        further = beyond(statistics.T[2:], self.statistic_tails[:, 2:])  # (3, n)
+        surprise, size = beyond(statistics.T[2:], self.statistic_tails[:, 2:])
         trust = float(self.trust)
-        tails: NDArray[np.float64] = np.maximum(length, trust * peak) + trust * (further[0] + further[1] + further[2])
+        tails: NDArray[np.float64] = np.maximum(length, trust * peak) + trust * (surprise + size)
         return tails
 
     def _statistics(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Length, peak, surprise of numbers and of indicators, and size of encoded records (n, d): (n, 5)."""
+        """Length, peak, surprise and size of encoded records (n, d): (n, 4)."""
 
         def of_tile(rows: Tensor) -> Tensor:
             whitened, columns = self._columns(rows)
-            as_they_are, own, of_network, of_pca, stirred = (family.numpy() for family in columns)
-            tails = iter(np.split(self.column_tails, np.cumsum([len(family) for family in columns]), axis=1))
-            found, largest = np.zeros((5, len(rows))), np.zeros((2, 2, len(rows)))  # by network and PCA, by kind
+            found = np.zeros((5, len(rows)))
             found[0] = whitened.square().mean(dim=0).numpy()
-            add_up(as_they_are, next(tails), found[4])
-            keep_largest(own, next(tails), np.zeros(len(own), np.int64), found[1:2])
-            keep_largest(of_network, next(tails), self._kinds, largest[0])
-            keep_largest(of_pca, next(tails), self._kinds, largest[1])
-            of_stirred, indicators = next(tails), np.ones(len(stirred), np.int64)
-            for each in largest:
-                keep_largest(stirred, of_stirred, indicators, each)
-            found[2:4] = largest.mean(axis=0)
-            return torch.from_numpy(found.T)
+            tails, end = self.column_tails, 0
+            for family, (into, gather) in zip(columns, _GATHERED, strict=True):
+                start, end = end, end + len(family)
+                gather(family.numpy(), tails[:, start:end], found[into])
+            found[2] = (found[2] + found[4]) / 2  # of the network's residuals and of PCA's
+            return torch.from_numpy(found[:4].T)
 
         statistics: NDArray[np.float64] = in_tiles(of_tile, matrix)
         return statistics
@@ -317,8 +311,7 @@ class Scorer:
         width = len(moving)
         left = self.linear.T @ moving - self.linear_shift[:, None]
         stirred = self._stirred(records)
-        residuals = torch.cat([standard[:width], whitened[:width]])
-        return whitened, [moving[self.numbers], own, residuals, left, stirred]
+        return whitened, [moving[self.numbers], own, standard[:width], whitened[:width], left, stirred]
 
     def _standard(self, moving: Tensor) -> Tensor:
         """Evidence (v + k, n) of columns that vary (v, n), in deviations of normal records."""

@@ -102,16 +102,11 @@ def add_up(columns: NDArray[Any], tails: NDArray[Any], sums: NDArray[np.float64]
 
 
 @compiled
-def keep_largest(
-    columns: NDArray[Any], tails: NDArray[Any], places: NDArray[np.int64], largest: NDArray[np.float64]
-) -> None:
-    """Raise `largest` (k, n) to what is `beyond` in columns (m, n), each in its place (m,), where that is more."""
+def keep_largest(columns: NDArray[Any], tails: NDArray[Any], largest: NDArray[np.float64]) -> None:
+    """Raise `largest` (n,) to what is `beyond` in columns (m, n), where that is more."""
     for column in range(columns.shape[0]):
         start, width, high, scale, shape = tails[:, column]
-        place = places[column]
         for row in range(columns.shape[1]):
             value = columns[column, row]
             if value > start:
-                found = _beyond(value, start, width, high, scale, shape)
-                if found > largest[place, row]:
-                    largest[place, row] = found
+                largest[row] = max(largest[row], _beyond(value, start, width, high, scale, shape))

@@ -98,27 +98,23 @@ def naive_score(scorer: Scorer, row: NDArray[np.float32]) -> float:
     positions, values, least = state["still"]
     stirred = np.abs(row[positions.astype(int)] - values) / least
     width = len(moving)
-    families = [moving[scorer.numbers], own, standard[:width], whitened[:width], left[:width], left[width:], stirred]
+    columns = [moving[scorer.numbers], own, np.concatenate([standard[:width], whitened[:width]])]
+    columns.append(np.concatenate([left, stirred]))
     tails = iter(state["column_tails"].T)
-    rare = [np.array([naive_rarity(float(value), next(tails))[1] for value in family]) for family in families]
-    is_number = np.isin(np.arange(width), scorer.numbers)
-
-    def surprise(of: int, kind: NDArray[np.bool_], further: NDArray[np.float64]) -> float:
-        return float(max([*rare[of][kind], *rare[of + 1][kind], *further], default=0.0))
-
-    none = np.empty(0)
+    as_they_are, peaks, of_network, of_pca = (
+        [naive_rarity(float(value), next(tails))[1] for value in family] for family in columns
+    )
     statistics = [
         float(np.square(whitened).mean()),
-        max(rare[1], default=0.0),
-        (surprise(2, is_number, none) + surprise(4, is_number, none)) / 2,
-        (surprise(2, ~is_number, rare[6]) + surprise(4, ~is_number, rare[6])) / 2,
-        sum(rare[0]),
+        max(peaks, default=0.0),
+        (max(of_network, default=0.0) + max(of_pca, default=0.0)) / 2,
+        sum(as_they_are),
     ]
-    (length, _), (peak, _), *others = (
+    (length, _), (peak, _), (_, surprise), (_, size) = (
         naive_rarity(value, tail) for value, tail in zip(statistics, state["statistic_tails"].T, strict=True)
     )
     trust = float(state["trust"])
-    evidence = max(length, trust * peak) + trust * sum(further for _, further in others)
+    evidence = max(length, trust * peak) + trust * (surprise + size)
     if scorer.codebook is not None:
         known, distant = float(state["known"]), float(scorer.codebook.score(row[None])[0])
         evidence = max(distant, 0.18 * known * evidence) + 0.15 * known * evidence
@@ -217,9 +213,9 @@ def test_an_indicator_that_does_not_belong_to_a_record_counts_beside_its_length(
     odd = rows[:500].copy()
     odd[:, 1] = np.where(odd[:, 1] > 0, rows[:, 1].min(), rows[:, 1].max())
 
-    surprise = scorer._statistics(odd)[:, 3]
+    surprise = scorer._statistics(odd)[:, 2]
 
-    assert np.median(surprise) > np.quantile(scorer._statistics(rows)[:, 3], 0.99)
+    assert np.median(surprise) > np.quantile(scorer._statistics(rows)[:, 2], 0.99)
     assert np.median(scorer.score(odd)) > np.quantile(scorer.score(rows), 0.99)
 
 
