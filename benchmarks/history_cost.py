@@ -16,7 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rig import arguments, report
-from detector import Detector, History, HistoryState, Records, StreamDefinition, count_blocks
+from detector import (
+    Alerting,
+    Detector,
+    History,
+    HistoryState,
+    NormalScores,
+    Records,
+    StreamDefinition,
+    count_blocks,
+    fit_threshold,
+)
+from detector.stream import ThresholdSetting
 from tests.kafka.broker import KafkaBroker
 from transport import KafkaPublisher, Partition, PublisherSettings, create_topics
 from worker.broker import Broker
@@ -149,8 +160,9 @@ def blocks(history: History, entities: int) -> dict[str, Any]:
         while not restored.is_at(offset):
             restored.step(offset, 60)
         seconds = time.perf_counter() - began_wall
-    if len(restored.state) != entities:
-        raise AssertionError(f"{len(restored.state)} of {entities} entities came back")
+    found = 0 if restored.state is None else len(restored.state)
+    if found != entities:
+        raise AssertionError(f"{found} of {entities} entities came back")
     return {
         "restored_entities": entities,
         "restore_from_blocks_s": seconds,
@@ -166,6 +178,8 @@ class _Remembering(Detector):
 
     def __init__(self, history: History) -> None:
         self.stream, self.history = history.stream, history
+        scores = np.arange(1_000.0)
+        self.alerting = Alerting(history.stream, fit_threshold(scores, ThresholdSetting()), NormalScores.fit(scores))
 
 
 if __name__ == "__main__":

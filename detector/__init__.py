@@ -1,10 +1,13 @@
 """What trainer and worker must agree on, or scores go wrong; it knows no broker, no environment and no clock."""
 
+from detector.alert_blocks import pack_alert_state, unpack_alert_state
+from detector.alerting import Alerting, AlertState
 from detector.codebook import Codebook
 from detector.decode import Decoder, Echo, Reject, RejectReason
 from detector.detector import Detector, Verdicts
 from detector.encode import Encoder
 from detector.errors import (
+    AlertStateMismatch,
     ArtifactError,
     ArtifactRefusal,
     DetectorError,
@@ -26,10 +29,14 @@ from detector.registry import ModelDirectory
 from detector.rescaling import Rescaling
 from detector.scoring import Scorer
 from detector.stream import StreamDefinition
+from detector.suppression import SuppressedBefore
 from detector.tables import as_table, decode_table, records_of_matrix, stream_of_matrix
 from detector.threshold import Threshold, check_resolvable, fit_threshold
 
 __all__ = [
+    "AlertState",
+    "AlertStateMismatch",
+    "Alerting",
     "ArtifactError",
     "ArtifactRefusal",
     "Autoencoder",
@@ -65,6 +72,7 @@ __all__ = [
     "Scorer",
     "StreamDefinition",
     "StreamDefinitionError",
+    "SuppressedBefore",
     "Threshold",
     "TrainingDataError",
     "Verdicts",
@@ -75,6 +83,7 @@ __all__ = [
     "entities_per_block",
     "fit_threshold",
     "is_images",
+    "pack_alert_state",
     "pack_block",
     "pack_state",
     "read_state",
@@ -83,5 +92,6 @@ __all__ = [
     "stream_of_images",
     "stream_of_matrix",
     "to_png",
+    "unpack_alert_state",
     "unpack_block",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector import times
+from detector.definition_parts import span_us
 from detector.images import BadImageError, from_base64, read_image
 from detector.records import MessageBatch, Records
 from detector.stream import (
@@ -26,7 +27,6 @@ from detector.stream import (
     StreamDefinition,
     TimeFeature,
     TimeField,
-    span_us,
 )
 
 MAX_DEPTH = 64
@@ -116,9 +116,9 @@ def roles_of(stream: StreamDefinition) -> tuple[Role, ...]:
         roles.append(
             Role(
                 path=path,
-                number=bool(numbers) or bool(statistics - OF_VALUES),
+                number=bool(numbers) or bool(statistics - OF_VALUES) or path in stream.suppression_numbers,
                 from_string=any(feature.from_string for feature in numbers),
-                text=path in (stream.id, stream.key)
+                text=path in (stream.id, stream.key, *stream.suppression_values)
                 or bool(statistics & OF_VALUES)
                 or any(isinstance(f, CategoryFeature) for f in features),
                 label=stream.label is not None and path == stream.label.field,
@@ -326,6 +326,7 @@ def assemble(
             labels = label_column(stream.label.anomalous, values)
     wanted = {feature.field for feature in stream.field_features if isinstance(feature, CategoryFeature)}
     wanted |= {feature.of for feature in stream.history_features if feature.of and feature.statistic in OF_VALUES}
+    wanted |= set(stream.suppression_values)
     categories = {path: column for path, column in texts.items() if path in wanted}
     if stream.time is not None and stream.history_features:
         ahead = _is_ahead(stream.time, stamps, np.asarray(batch.timestamps_ms)[rows])

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.alerting import Alerting, AlertState
 from detector.decode import Decoder, Echo, Reject
 from detector.encode import Encoder, Notes
 from detector.explain import Explanation, explain
@@ -23,6 +24,7 @@ from detector.normal_scores import NormalScores
 from detector.records import MessageBatch, Records
 from detector.scoring import Scorer
 from detector.stream import NumberFeature, StreamDefinition
+from detector.suppression import SuppressedBefore
 from detector.tables import as_table, decode_table, records_of_matrix
 from detector.threshold import Threshold
 
@@ -33,28 +35,38 @@ class Verdicts:
 
     Attributes:
         scores: Anomaly scores, (n,); higher is stranger.
-        threshold: `score > threshold` is an anomaly.
+        thresholds: The threshold in force for each, (n,): `score > threshold` is an anomaly.
         anomalies: Rows that are anomalous, ascending, (a,).
-        probabilities: Of each anomaly, how probable so high a score is of a normal record, (a,).
-        explanations: Why, one for each anomaly, where they were asked for.
+        alerts: Those of them that alert, ascending, (k,): all that no rule suppresses.
+        probabilities: Of each alert, how probable so high a score is of a normal record, (k,).
+        explanations: Why, one for each alert, where they were asked for.
+        before: Of each alert, what of its entity was suppressed since the alert before, None for nothing.
+        suppressed: Anomalies that do not alert, ascending, (a - k,).
+        reasons: Of each of these, the name of the rule that suppressed it.
         unscorable: Rows whose score is not finite, (u,): neither normal nor anomalous.
         missing: Records without a value, by feature.
         unseen: Records with a category that no normal record had, by feature.
+        states: What is left for the alerts on later records, one for each partition.
     """
 
     scores: NDArray[np.float64]
-    threshold: float
+    thresholds: NDArray[np.float64]
     anomalies: NDArray[np.int64]
+    alerts: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     explanations: tuple[Explanation, ...]
+    before: tuple[SuppressedBefore | None, ...]
+    suppressed: NDArray[np.int64]
+    reasons: tuple[str, ...]
     unscorable: NDArray[np.int64]
     missing: dict[str, int] = field(default_factory=dict)
     unseen: dict[str, int] = field(default_factory=dict)
+    states: tuple[AlertState, ...] = ()
 
     @property
     def ratios(self) -> NDArray[np.float64]:
         """Scores in units of the threshold, (n,): 1.0 is always the boundary."""
-        return self.scores / self.threshold
+        return self.scores / self.thresholds
 
 
 class Detector:
@@ -67,6 +79,7 @@ class Detector:
         threshold: The boundary, and what it promises.
         normal_scores: How often normal records score beyond a value.
         history: What is remembered of entities, None where the stream has no features from it.
+        alerting: Which scores alert.
         facts: What the artifact's manifest tells people: when and on what it was trained, metrics, library versions.
         version: Version of the artifact that it was read from, None before.
         sha256: Hash of that artifact's manifest, None before.
@@ -90,6 +103,7 @@ class Detector:
         self.encoder: Any = encoder
         self.scorer: Any = scorer
         self.history = history
+        self.alerting = Alerting(stream, threshold, normal_scores)
         self.facts: dict[str, Any] = dict(facts or {})
         self.version, self.sha256 = version, sha256
         values_are_images = stream.image is not None and stream.image.field is None
@@ -121,6 +135,11 @@ class Detector:
         return names
 
     @property
+    def remembers(self) -> bool:
+        """Whether earlier records matter to what is said of a record: to its features, or to whether it alerts."""
+        return self.history is not None or self.alerting.remembers
+
+    @property
     def trained_until(self) -> datetime | None:
         """Event time of the newest record that it was trained on, None where the stream has no time."""
         until = self.facts.get("trained_until")
@@ -138,40 +157,53 @@ class Detector:
         self,
         records: Records,
         state: Sequence[HistoryState] | None = None,
+        alert_states: Sequence[AlertState] | None = None,
         *,
         explanations: bool = True,
         listed: int | None = None,
     ) -> tuple[Verdicts, tuple[HistoryChanges, ...]]:
-        """Score records, and say of each whether it is anomalous and of the anomalous ones why.
+        """Score records, and say of each whether it is anomalous, whether it alerts, and of those that alert why.
 
-        Pure: the same records and state give the same verdicts, bit for bit, in whatever batches they come. The state
-        itself is not changed. Only how an explanation was made may differ, where a batch has very many anomalies: see
-        `explain`.
+        Pure: the same records and states give the same verdicts, bit for bit, in whatever batches they come. The states
+        themselves are not changed. Only how an explanation was made may differ, where a batch has very many anomalies:
+        see `explain`.
 
         Args:
             records: Decoded records of this stream.
             state: What earlier records left behind, one for each partition (`records.partition_index` says which);
                 None for nothing, or where records carry their history features already.
+            alert_states: The same for what decides on alerts; None for nothing.
             explanations: Whether to say why; without them `Verdicts.explanations` is empty.
             listed: How many features each explanation lists, None for all.
 
         Returns:
-            The verdicts, and the changes to each state, to be applied once the verdicts are acknowledged.
+            The verdicts, with what takes the place of each of `alert_states`, and the changes to each of `state`: to be
+            kept and applied once the verdicts are acknowledged.
         """
         records, changes = self._remember(records, state)
         notes = Notes()
         scores = self.scorer.score(self.encoder.encode(records, notes))
-        finite = np.isfinite(scores)
-        anomalies = np.flatnonzero(finite & (scores > self.threshold.value))
+        if alert_states is None:
+            alert_states = [self.alerting.begin()] * _partitions(records)
+
+        def explained(rows: NDArray[np.int64]) -> tuple[Explanation, ...]:
+            return self.explain(records.take(rows), listed=listed)
+
+        judged = self.alerting.judge(records, scores, alert_states, explained)
         verdicts = Verdicts(
             scores=scores,
-            threshold=self.threshold.value,
-            anomalies=anomalies,
-            probabilities=self.normal_scores.probability(scores[anomalies]),
-            explanations=self.explain(records.take(anomalies), listed=listed) if explanations else (),
-            unscorable=np.flatnonzero(~finite),
+            thresholds=judged.thresholds,
+            anomalies=judged.anomalies,
+            alerts=judged.alerts,
+            probabilities=judged.probabilities,
+            explanations=(judged.explanations or explained(judged.alerts)) if explanations else (),
+            before=judged.before,
+            suppressed=judged.suppressed,
+            reasons=judged.reasons,
+            unscorable=np.flatnonzero(~np.isfinite(scores)),
             missing={name: int(mask.sum()) for name, mask in notes.missing.items()},
             unseen={name: int(mask.sum()) for name, mask in notes.unseen.items()},
+            states=judged.states,
         )
         return verdicts, changes
 
@@ -186,7 +218,7 @@ class Detector:
 
     def _nothing_known(self, records: Records) -> list[HistoryState]:
         assert self.history is not None  # noqa: S101 - asked by the caller
-        return [self.history.new_state() for _ in range(int(records.partition_index.max(initial=0)) + 1)]
+        return [self.history.new_state() for _ in range(_partitions(records))]
 
     def features(self, data: Any, state: HistoryState | None = None) -> dict[str, NDArray[np.float64]]:
         """The history features of records by name, each (n,), NaN where there is no history yet.
@@ -291,6 +323,11 @@ class Detector:
         from detector.artifact import read_artifact
 
         return read_artifact(Path(directory))
+
+
+def _partitions(records: Records) -> int:
+    """How many partitions the records are of, as far as their codes tell."""
+    return int(records.partition_index.max(initial=0)) + 1
 
 
 def _is_number_feature(stream: StreamDefinition) -> list[bool]:

@@ -4,6 +4,7 @@ DetectorError
 ├── StreamDefinitionError     the stream definition is wrong: file, key and remedy
 ├── TrainingDataError         the data cannot train or calibrate a detector
 ├── HistoryMismatch           a block of histories cannot be carried on with
+├── AlertStateMismatch        the state of alerts cannot be carried on with
 └── ArtifactError             an artifact is refused; `reason` is one of a closed set
 """
 
@@ -26,6 +27,10 @@ class TrainingDataError(DetectorError, ValueError):
 
 class HistoryMismatch(DetectorError, ValueError):  # noqa: N818 - what it is, not that it is an error
     """A block of histories is damaged, or belongs to another history than the one that is to carry on with it."""
+
+
+class AlertStateMismatch(DetectorError, ValueError):  # noqa: N818 - what it is, not that it is an error
+    """The state of the alerts of a partition is damaged."""
 
 
 class ArtifactRefusal(StrEnum):

@@ -36,6 +36,7 @@ class Contribution:
         expected: What the reconstruction says, by ablation that of the record without this feature; None for missing,
             or sensitive.
         sensitive: Whether the values were left out because the field is sensitive.
+        direction: How the actual number stands to the expected one.
     """
 
     feature: str
@@ -43,6 +44,7 @@ class Contribution:
     actual: str | float | None
     expected: str | float | None
     sensitive: bool = False
+    direction: Literal["above", "below"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +124,16 @@ def explain(
     def contribution(row: int, position: int) -> Contribution:
         feature = encoder.features[position]
         hidden = is_sensitive(feature.field)
+        actual = None if hidden else feature.actual(records, row)
+        wanted = None if hidden else feature.expected(expected[row, encoder.slices[position]])
+        comparable = isinstance(actual, float) and isinstance(wanted, float) and actual != wanted
         return Contribution(
             feature=feature.name,
             share=float(shares[row, position]),
-            actual=None if hidden else feature.actual(records, row),
-            expected=None if hidden else feature.expected(expected[row, encoder.slices[position]]),
+            actual=actual,
+            expected=wanted,
             sensitive=hidden,
+            direction=("above" if actual > wanted else "below") if comparable else None,  # type: ignore[operator]
         )
 
     return tuple(

@@ -88,6 +88,10 @@ class NormalScores:
             counted[rare] = np.where(scores[rare] > self._scores[-1], faded, counted[rare])
         return np.maximum(counted, np.finfo(np.float64).tiny)
 
+    def quantiles(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The scores that shares of the normal records do not exceed, (k,); in the bulk right to a 2,048th."""
+        return np.interp(shares, 1 - self._above / self.n, self._scores)
+
     @property
     def _mean_excess(self) -> float:
         """How far the highest scores are from the one below them, on average."""

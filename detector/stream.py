@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from detector.definition_parts import Closed, span_is_readable, span_us
 from detector.errors import StreamDefinitionError
+from detector.suppression_rules import SUPPRESSION_RULES, EntityRule, SuppressionRule
 
 TimeFormat = Literal["iso8601", "epoch_s", "epoch_ms"]
 TimePart = Literal["hour", "weekday"]
@@ -46,17 +48,8 @@ _HEAVY: frozenset[Statistic] = frozenset(
 )  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-_SPAN = re.compile(r"\s*([0-9]+)\s*(s|m|h|d|w)\s*")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_LONGEST_SPAN_S = 36_525 * 86_400
 _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*/\s*(hour|day|week)\s*")
 _DAYS = {"hour": 1 / 24, "day": 1.0, "week": 7.0}
-
-
-class _Closed(BaseModel):
-    """A part of the definition: frozen, and a misspelled key stops the load."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _known_zone(zone: str) -> str:
@@ -69,28 +62,7 @@ def _known_zone(zone: str) -> str:
     return zone
 
 
-def span_us(text: str) -> int:
-    """A span such as "90s", "15m", "1h", "7d" or "2w" in microseconds.
-
-    Raises:
-        ValueError: It is none, not above zero, or above a hundred years.
-    """
-    match = _SPAN.fullmatch(text)
-    if match is None or int(match[1]) == 0:
-        raise ValueError(f'{text!r} is not a span of time: write a whole number and one of s, m, h, d, w, such as "7d"')
-    seconds = int(match[1]) * _SECONDS[match[2]]
-    if seconds > _LONGEST_SPAN_S:
-        raise ValueError(f"{text!r} is longer than a hundred years: write a shorter span")
-    return seconds * 1_000_000
-
-
-def _span_is_readable(text: str | None) -> str | None:
-    if text is not None:
-        span_us(text)
-    return text
-
-
-class TimeField(_Closed):
+class TimeField(Closed):
     """The event time of a record."""
 
     field: str = Field(min_length=1, description="Path of the field that holds the time.")
@@ -107,10 +79,10 @@ class TimeField(_Closed):
     )
 
     _zone = field_validator("zone")(_known_zone)
-    _spans = field_validator("max_ahead")(_span_is_readable)
+    _spans = field_validator("max_ahead")(span_is_readable)
 
 
-class LabelField(_Closed):
+class LabelField(Closed):
     """Which records are known anomalies: they are kept out of training and used to evaluate, never to score."""
 
     field: str = Field(min_length=1, description="Path of the field that holds the label.")
@@ -119,8 +91,8 @@ class LabelField(_Closed):
     )
 
 
-class ThresholdSetting(_Closed):
-    """How often normal records may be called anomalous: state one of the three."""
+class ThresholdSetting(Closed):
+    """How often normal records may be called anomalous: state one of the three; and whether that follows drift."""
 
     alert_budget: str | None = Field(
         None,
@@ -133,6 +105,12 @@ class ThresholdSetting(_Closed):
     one_in: float | None = Field(
         None, gt=1, description="One normal record in so many may score above the threshold: 20000 for a rate of 5e-5."
     )
+    mode: Literal["fixed", "online"] = Field(
+        "fixed", description="fixed: the score that calibration set; online: it follows where normal scores drift."
+    )
+    window: int = Field(
+        50_000, ge=5_000, description="Latest records of a partition whose scores an online threshold follows."
+    )
 
     @field_validator("alert_budget")
     @classmethod
@@ -144,7 +122,8 @@ class ThresholdSetting(_Closed):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        stated = [name for name, value in self if value is not None]
+        ways = ("alert_budget", "false_alarm_rate", "one_in")
+        stated = [name for name in ways if getattr(self, name) is not None]
         if len(stated) > 1:
             raise ValueError(f"{' and '.join(stated)} state the same thing twice: keep the one that you think in")
         return self
@@ -159,7 +138,7 @@ class ThresholdSetting(_Closed):
         return float(match[1]) / _DAYS[match[2]]
 
 
-class _Feature(_Closed):
+class _Feature(Closed):
     field: str = Field(min_length=1, description="Path of the field; dots reach into nested objects.")
     name: str = Field("", description="Name in alerts and reports; the field's path unless given.")
     required: bool = Field(False, description="A record without it is rejected instead of flagged as missing.")
@@ -204,7 +183,7 @@ class TimeFeature(_Feature):
         return None if value is None else _known_zone(value)
 
 
-class ImageFeature(_Closed):
+class ImageFeature(Closed):
     """An image: PNG or JPEG, or its bare pixels; the only feature of its stream."""
 
     kind: Literal["image"]
@@ -242,7 +221,7 @@ class ImageFeature(_Closed):
         return 3 if self.colour else 1
 
 
-class HistoryFeature(_Closed):
+class HistoryFeature(Closed):
     """A statistic of the entity's own earlier records; without any it is missing, not zero."""
 
     kind: Literal["history"]
@@ -258,7 +237,7 @@ class HistoryFeature(_Closed):
     @field_validator("window")
     @classmethod
     def _window_is_readable(cls, value: str) -> str:
-        return value if value == ALL else str(_span_is_readable(value))
+        return value if value == ALL else str(span_is_readable(value))
 
     @model_validator(mode="after")
     def _keys_fit_the_statistic(self) -> Self:
@@ -296,7 +275,7 @@ class HistoryFeature(_Closed):
         return self.statistic in _HEAVY if self.log is None else self.log
 
 
-class HistorySetting(_Closed):
+class HistorySetting(Closed):
     """How the histories of entities are kept."""
 
     mode: Literal["buckets", "exact"] = Field(
@@ -312,7 +291,7 @@ class HistorySetting(_Closed):
         2.5, gt=1, le=1000, description="Most that one record counts in a robust mean, in units of the mean before it."
     )
 
-    _spans = field_validator("max_age")(_span_is_readable)
+    _spans = field_validator("max_age")(span_is_readable)
 
     @property
     def max_age_us(self) -> int:
@@ -327,7 +306,7 @@ FieldFeature = NumberFeature | CategoryFeature | TimeFeature
 """A feature that is read from a field of the record itself."""
 
 
-class StreamDefinition(_Closed):
+class StreamDefinition(Closed):
     """What a record of one stream is: identity, time, label, what may be shown, and the features that are scored."""
 
     name: str = Field(description="The detector's name: lower case letters, digits, dot, dash, underscore.")
@@ -342,6 +321,7 @@ class StreamDefinition(_Closed):
     label: LabelField | None = None
     threshold: ThresholdSetting = ThresholdSetting()
     history: HistorySetting = HistorySetting()
+    suppress: tuple[SuppressionRule, ...] = Field((), description="Which anomalies do not become alerts.")
     feature: tuple[Feature, ...] = Field(min_length=1)
 
     @field_validator("name")
@@ -379,6 +359,30 @@ class StreamDefinition(_Closed):
         for path in self.paths:
             if any(other.startswith(path + ".") for other in self.paths):
                 raise ValueError(f"{path!r} cannot be a value and an object with fields of its own at once")
+        return self
+
+    @model_validator(mode="after")
+    def _suppression_fits(self) -> Self:
+        names = [rule.name for rule in self.suppress]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"suppress {twice[0]!r} is defined twice: its name is the reason that is counted")
+        if len([rule for rule in self.suppress if isinstance(rule, EntityRule)]) > 1:
+            raise ValueError("one cooldown or episode is enough: two would hide what each has suppressed; remove one")
+        for rule in self.suppress:
+            if isinstance(rule, EntityRule) and (self.key is None or self.time is None):
+                absent = 'key = "the entity\'s field"' if self.key is None else "[time] with the event time"
+                raise ValueError(f"suppress {rule.name!r} is about an entity in the course of time: add {absent}")
+            if rule.rule == "direction" and rule.feature not in [
+                feature.label for feature in self.feature if feature.kind in ("number", "history")
+            ]:
+                raise ValueError(
+                    f"suppress {rule.name!r}: {rule.feature!r} is no feature that is a number, and nothing else has a "
+                    "direction: name one"
+                )
+            if rule.rule == "floor" and self.time_format(rule.field) is not None:
+                raise ValueError(f"suppress {rule.name!r}: {rule.field!r} is a time; a floor is for numbers")
+        if self.suppress and self.image is not None and self.image.field is None:
+            raise ValueError("suppress looks at fields, and values that are images have none: remove it")
         return self
 
     @model_validator(mode="after")
@@ -422,6 +426,7 @@ class StreamDefinition(_Closed):
         roles += [self.label.field] if self.label else []
         roles += [self.image.field] if self.image else []
         roles += [feature.field for feature in self.field_features] + [feature.of for feature in self.history_features]
+        roles += [*self.suppression_numbers, *self.suppression_values]
         return tuple(dict.fromkeys(path for path in roles if path))
 
     @property
@@ -433,6 +438,21 @@ class StreamDefinition(_Closed):
     def history_features(self) -> tuple[HistoryFeature, ...]:
         """The features that come from the entity's history."""
         return tuple(feature for feature in self.feature if isinstance(feature, HistoryFeature))
+
+    @property
+    def suppression_numbers(self) -> tuple[str, ...]:
+        """Fields that rules of suppression read as numbers."""
+        return tuple(rule.field for rule in self.suppress if rule.rule == "floor")
+
+    @property
+    def suppression_values(self) -> tuple[str, ...]:
+        """Fields that rules of suppression read as text."""
+        return tuple(rule.field for rule in self.suppress if rule.rule == "segment")
+
+    @property
+    def entity_rule(self) -> EntityRule | None:
+        """The rule that suppresses by what an entity did before, None where there is none."""
+        return next((rule for rule in self.suppress if isinstance(rule, EntityRule)), None)
 
     @property
     def longest_window_us(self) -> int:
@@ -492,10 +512,10 @@ class StreamDefinition(_Closed):
     def to_toml(self) -> str:
         """The definition as TOML text that `from_toml` reads back to an equal one."""
         content = self.model_dump(mode="json", exclude_defaults=True)
-        features = content.pop("feature")
+        features, suppress = content.pop("feature"), content.pop("suppress", ())
         lines = [f"{key} = {_toml(value)}" for key, value in content.items() if not isinstance(value, dict)]
         tables = [(f"[{key}]", value) for key, value in content.items() if isinstance(value, dict)]
-        tables += [("[[feature]]", value) for value in features]
+        tables += [("[[suppress]]", value) for value in suppress] + [("[[feature]]", value) for value in features]
         for head, table in tables:
             lines += ["", head, *(f"{key} = {_toml(value)}" for key, value in table.items())]
         return "\n".join(lines) + "\n"
@@ -520,19 +540,25 @@ def _own_mistakes(errors: list[Any]) -> list[Any]:
 
 
 _FEATURES: tuple[type[BaseModel], ...] = (NumberFeature, CategoryFeature, TimeFeature, HistoryFeature, ImageFeature)
+_TAGS = {
+    "feature": ("kind", ("number", "category", "time", "history", "image")),
+    "suppress": ("rule", tuple(SUPPRESSION_RULES)),
+}
+"""Lists whose items are of several kinds, by the key that says which, and what it may say."""
+
 _REMEDIES = {
     "extra_forbidden": "is not a key of the stream definition: remove it or mend its spelling{near}",
     "missing": "is missing: add it",
-    "union_tag_not_found": 'has no kind: add kind = "number", "category", "time", "history" or "image"',
-    "union_tag_invalid": "has an unknown kind: use number, category, time, history or image",
+    "union_tag_not_found": "has no {tag}: add {tag} = one of {tags}",
+    "union_tag_invalid": "has an unknown {tag}: use one of {tags}",
 }
 
 
 def _explain(source: str, item: Any) -> str:
     """One validation error as file, key, what is wrong and what to do."""
-    kinds = ("number", "category", "time", "history", "image")
     place = tuple(item["loc"])  # of a feature's key: "feature", its number, its kind, the key
-    location = [part for turn, part in enumerate(place) if (place[0], turn) != ("feature", 2) or part not in kinds]
+    tag, tags = _TAGS.get(str(place[0]) if place else "", ("", ()))
+    location = [part for turn, part in enumerate(place) if turn != 2 or part not in tags]
     key = ""
     for part in location:
         key += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if key else str(part)
@@ -542,7 +568,7 @@ def _explain(source: str, item: Any) -> str:
         shown = f" (it is {given!r})" if isinstance(given, (str, int, float, bool)) else ""
         message = item["msg"].removeprefix("Value error, ")
         return f"{source}: {key or 'definition'}: {message}{'' if item['type'] == 'value_error' else shown}"
-    return f"{source}: {key}: {remedy.format(near=_near(location))}"
+    return f"{source}: {key}: {remedy.format(near=_near(location), tag=tag, tags=', '.join(tags))}"
 
 
 def _near(location: list[Any]) -> str:
@@ -554,8 +580,9 @@ def _near(location: list[Any]) -> str:
     }  # fmt: skip
     if len(location) == 1:
         known = set(StreamDefinition.model_fields)
-    elif location[0] == "feature":
-        known = {key for model in _FEATURES for key in model.model_fields}
+    elif location[0] in _TAGS:
+        models = _FEATURES if location[0] == "feature" else tuple(SUPPRESSION_RULES.values())
+        known = {key for model in models for key in model.model_fields}
     else:
         known = set(parts[str(location[0])].model_fields) if location[0] in parts else set()
     close = get_close_matches(str(location[-1]), known, n=1)

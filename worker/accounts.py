@@ -22,7 +22,7 @@ class Accounts:
         self._status = status
         self._consumed = 0
         self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
-        self._observed: deque[tuple[int, int]] = deque()  # scored records and alerts of the last batches
+        self._observed: deque[tuple[int, int]] = deque()  # scored records and anomalies of the last batches
         self._observed_sum = [0, 0]
 
     def finished(self, batch: Batch, outcomes: Outcomes, *, now_s: float) -> None:
@@ -46,7 +46,7 @@ class Accounts:
         metrics.batch_records.observe(len(batch))
         metrics.score_ratio.observe(outcomes.ratios)
         metrics.latency.observe(np.maximum(now_s - outcomes.alerted_ms / 1000, 0.0)[outcomes.alerted_ms >= 0])
-        self._observe_rate(outcomes.ratios.size, len(outcomes.alerts))
+        self._observe_rate(outcomes.ratios.size, outcomes.anomalies)
         self._consumed += len(batch)
         self._outcomes.update(counts)
         metrics.unaccounted.set(self._consumed - self._outcomes.total())
@@ -57,12 +57,12 @@ class Accounts:
         for topic, count in _by_topic(batch).items():
             self._metrics.returned.labels(topic).inc(count)
 
-    def _observe_rate(self, scored: int, alerts: int) -> None:
+    def _observe_rate(self, scored: int, anomalies: int) -> None:
         if not scored:
             return
-        self._observed.append((scored, alerts))
+        self._observed.append((scored, anomalies))
         self._observed_sum[0] += scored
-        self._observed_sum[1] += alerts
+        self._observed_sum[1] += anomalies
         while self._observed_sum[0] - self._observed[0][0] >= _OBSERVED_RECORDS:
             oldest = self._observed.popleft()
             self._observed_sum[0] -= oldest[0]

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from detector import Detector, Explanation, ImageExplanation, Records, Verdicts, to_png
+from detector import Detector, Explanation, ImageExplanation, Records, SuppressedBefore, Verdicts, to_png
 from transport import Batch, OutgoingMessage
 from worker.identity import Identities, SourceMessage, shortened
 
@@ -52,6 +52,14 @@ class AlertImage(Struct, frozen=True, kw_only=True):
     largest_error: Annotated[float, Meta(description="Error of a white pixel of the error map, in levels of 0 to 255.")]
     height: Annotated[int, Meta(description="Of both, in pixels.")]
     width: Annotated[int, Meta(description="Of both, in pixels.")]
+
+
+class AlertSuppressed(Struct, frozen=True, kw_only=True):
+    """What a cooldown or an episode kept back."""
+
+    suppressed_count: Annotated[int, Meta(description="How many anomalies.")]
+    first_seen: Annotated[datetime | None, Meta(description="Event time of the first; null where sensitive.")]
+    last_seen: Annotated[datetime | None, Meta(description="Event time of the last; null where sensitive.")]
 
 
 class AlertModel(Struct, frozen=True, kw_only=True):
@@ -97,6 +105,10 @@ class Alert(Struct, frozen=True, kw_only=True):
             "tails fitted to their scores where fewer than 20 score as high."
         ),
     ]
+    suppressed_before: Annotated[
+        AlertSuppressed | None,
+        Meta(description="Anomalies of the entity that did not alert since the alert before; null for none."),
+    ]
     contributions: Annotated[tuple[AlertContribution, ...], Meta(description="Largest share first.")]
     others: Annotated[float, Meta(description="Share of the score of all features that are not listed.")]
     explained_by: Annotated[
@@ -139,8 +151,9 @@ def alerts_of(
         name=detector.name, version=detector.version, trained_until=detector.trained_until, sha256=detector.sha256
     )
     alerts = []
-    for row, probability, explanation in zip(
-        verdicts.anomalies.tolist(), verdicts.probabilities.tolist(), verdicts.explanations, strict=True
+    ratios = verdicts.ratios
+    for row, probability, explanation, before in zip(
+        verdicts.alerts.tolist(), verdicts.probabilities.tolist(), verdicts.explanations, verdicts.before, strict=True
     ):
         shown, others = _contributions(explanation, top)
         alert = Alert(
@@ -154,9 +167,10 @@ def alerts_of(
             record_id=who.record_id(row),
             entity=who.entity(row),
             score=float(verdicts.scores[row]),
-            threshold=float(verdicts.threshold),
-            score_ratio=float(verdicts.ratios[row]),
+            threshold=float(verdicts.thresholds[row]),
+            score_ratio=float(ratios[row]),
             tail_probability=probability,
+            suppressed_before=_suppressed(before, who),
             contributions=shown,
             others=others,
             explained_by=explanation.explained_by,
@@ -212,6 +226,13 @@ def _contributions(explanation: Explanation, top: int) -> tuple[tuple[AlertContr
         )
         for contribution in shown
     ), float(others)
+
+
+def _suppressed(before: SuppressedBefore | None, who: Identities) -> AlertSuppressed | None:
+    if before is None:
+        return None
+    first, last = who.shown_time(before.first), who.shown_time(before.last)
+    return AlertSuppressed(suppressed_count=before.count, first_seen=first, last_seen=last)
 
 
 def _image(explanation: ImageExplanation | None) -> AlertImage | None:

@@ -1,15 +1,16 @@
-"""The histories of all partitions that this worker owns: restored, carried on, written away; it judges no record."""
+"""What is remembered of all partitions that this worker owns: restored, carried on, written away; judged elsewhere."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detector import Detector, HistoryChanges, HistoryState, HistoryUndo, count_blocks
+from detector import AlertState, Detector, HistoryChanges, HistoryState, HistoryUndo, count_blocks
 from transport import (
     Batch,
     BrokerUnavailable,
+    OutgoingMessage,
     Partition,
     Publisher,
     PublishFailed,
@@ -20,7 +21,7 @@ from worker.clock import Clock
 from worker.metrics import WorkerMetrics
 from worker.restoring import PartitionHistory
 from worker.settings import WorkerSettings
-from worker.state_topic import block_message
+from worker.state_topic import alerts_message, block_message
 from worker.status import Restoring
 
 logger = logging.getLogger(__name__)
@@ -34,13 +35,14 @@ _WINDOWLESS_WARM_UP_S = 30 * 86_400.0
 class Applied:
     """Changes of one batch that were applied, and can be taken back."""
 
-    undo: list[tuple[PartitionHistory, HistoryUndo]] = field(default_factory=list)
+    undo: list[tuple[PartitionHistory, HistoryUndo | None, AlertState]] = field(default_factory=list)
 
 
 class Histories:
-    """What is remembered for one detector, partition by partition.
+    """What is remembered for one detector, partition by partition: of entities, and what decides on alerts.
 
-    A detector without history features remembers nothing: every partition is ready at once.
+    Of a detector without history features, with a fixed threshold and no rule about entities, nothing is: every
+    partition is ready at once.
 
     A partition that was newly assigned is paused by the source. `follow` begins to restore it, `restore` brings it
     nearer in slices between two polls, and lets it run when its state stands for the offset that is read next. Changes
@@ -52,6 +54,7 @@ class Histories:
         self, detector: Detector, *, begin: HistoryState | None, settings: WorkerSettings,
         state_topic: str | None, broker: Broker,
         publisher: Publisher, metrics: WorkerMetrics, clock: Clock, runs: bool = True,
+        version_of: Callable[[str], Detector | None] = lambda _: None,
     ) -> None:  # fmt: skip
         """Begin with nothing.
 
@@ -65,6 +68,7 @@ class Histories:
             metrics: The worker's.
             clock: Time.
             runs: Whether partitions are paused and resumed for these histories; not for those of a coming model.
+            version_of: Another version of the detector, None where it is gone.
         """
         self.detector = detector
         self._begin = begin
@@ -75,6 +79,7 @@ class Histories:
         self._metrics = metrics
         self._clock = clock
         self._runs = runs
+        self._version_of = version_of
         self._partitions: dict[Partition, PartitionHistory] = {}
         self._generations: dict[Partition, int] = {}
         self._write_again_s = 0.0
@@ -95,14 +100,17 @@ class Histories:
                 continue
             self._drop(partition)
             self._generations[partition] = generation
-            if self.detector.history is None:
+            if not self.detector.remembers:
                 source.resume([partition])
                 continue
-            self._partitions[partition] = PartitionHistory(
-                self.detector, partition, self._broker, begin=self._begin, state_topic=self._state_topic,
-                rotation_s=self._settings.state.rotation_s, warm_up_s=self.warm_up_s,
-                monotonic_s=self._clock.monotonic_s,
-            )  # fmt: skip
+            self._partitions[partition] = self._partition_history(partition)
+
+    def _partition_history(self, partition: Partition) -> PartitionHistory:
+        return PartitionHistory(
+            self.detector, partition, self._broker, begin=self._begin, state_topic=self._state_topic,
+            rotation_s=self._settings.state.rotation_s, warm_up_s=self.warm_up_s,
+            monotonic_s=self._clock.monotonic_s, version_of=self._version_of, judges=self._runs,
+        )  # fmt: skip
 
     def _drop(self, partition: Partition) -> None:
         self._generations.pop(partition, None)
@@ -140,9 +148,8 @@ class Histories:
             except BrokerUnavailable as error:
                 logger.warning("restoring waits for the broker: %s. partition=%s", error, partition)
             if self._runs and history.is_at(target):
-                logger.info(
-                    "%d entities are remembered; the partition runs. partition=%s", len(history.state), partition
-                )
+                entities = 0 if history.state is None else len(history.state)
+                logger.info("%d entities are remembered; the partition runs. partition=%s", entities, partition)
                 source.resume([partition])
 
     def _is_restoring(self, partition: Partition) -> bool:
@@ -150,7 +157,7 @@ class Histories:
 
     def are_at(self, source: Source) -> bool:
         """Whether every owned partition's state stands for the offset that is read next."""
-        if self.detector.history is None:
+        if not self.detector.remembers:
             return True
         positions = {partition: source.position(partition) for partition in source.generations()}
         return all(
@@ -166,43 +173,68 @@ class Histories:
     # -- batches ------------------------------------------------------------------------------------------------------
 
     def states(self, batch: Batch) -> Sequence[HistoryState] | None:
-        """The states of a batch's partitions, in their order; None where nothing is remembered."""
+        """The entities of a batch's partitions, in their order; None where nothing is remembered of any."""
         if self.detector.history is None:
             return None
-        return [self._partitions[partition].state for partition in batch.partitions]
+        states = [self._partitions[partition].state for partition in batch.partitions]
+        return [state for state in states if state is not None]
 
-    def apply(self, batch: Batch, changes: Sequence[HistoryChanges]) -> Applied:
-        """Take over what an acknowledged batch changes."""
+    def alert_states(self, batch: Batch) -> Sequence[AlertState] | None:
+        """What decides on the alerts of a batch's partitions, in their order; None where no earlier record does."""
+        if not self.detector.alerting.remembers:
+            return None
+        return [self._partitions[partition].alerts.state for partition in batch.partitions]
+
+    def apply(self, batch: Batch, changes: Sequence[HistoryChanges], alerts: Sequence[AlertState]) -> Applied:
+        """Take over what an acknowledged batch changes: of entities, and of what decides on alerts."""
         applied = Applied()
+        if not self.detector.remembers:
+            return applied
         next_offsets = batch.next_offsets()
-        for partition, change in zip(batch.partitions, changes, strict=False):
-            history = self._partitions[partition]
-            undo = history.state.apply(change)
+        for number, partition in enumerate(batch.partitions):
+            history, undo = self._partitions[partition], None
+            if history.state is not None:
+                undo = history.state.apply(changes[number])
+                self._watch_for_moves(partition, undo.new)
+            applied.undo.append((history, undo, history.alerts.state))
+            if self.detector.alerting.remembers:
+                self._watch_for_moved_alerts(partition, history.alerts.state, alerts[number])
+                history.alerts.state = alerts[number]
             history.offset = next_offsets[partition]
-            applied.undo.append((history, undo))
-            self._watch_for_moves(partition, undo.new)
         return applied
 
     def take_back(self, applied: Applied, batch: Batch) -> None:
         """Undo what a batch changed; of batches, the newest first."""
         first_offsets = batch.first_offsets()
         mine = {id(history): partition for partition, history in self._partitions.items()}
-        for history, undo in reversed(applied.undo):
+        for history, undo, alerts in reversed(applied.undo):
             partition = mine.get(id(history))
             if partition is not None:
-                history.state.take_back(undo)
+                if history.state is not None and undo is not None:
+                    history.state.take_back(undo)
+                history.alerts.state = alerts
                 history.offset = first_offsets[partition]
 
     def _watch_for_moves(self, partition: Partition, new: Sequence[str]) -> None:
         """Notice entities that come on two partitions: each of the two knows half of their history."""
         others = [history.state for other, history in self._partitions.items() if other != partition]
-        moved = [key for key in new if any(key in state for state in others)]
+        self._tell_moves(partition, [key for key in new if any(key in state for state in others if state is not None)])
+
+    def _watch_for_moved_alerts(self, partition: Partition, before: AlertState, after: AlertState) -> None:
+        """The same for entities that alert: each of two partitions knows half of what was suppressed."""
+        if self.detector.history is not None or after.quiets is before.quiets:
+            return
+        others = [history.alerts.state.quiets for other, history in self._partitions.items() if other != partition]
+        new = after.quiets.keys() - before.quiets.keys()
+        self._tell_moves(partition, [key for key in new if any(key in quiets for quiets in others)])
+
+    def _tell_moves(self, partition: Partition, moved: Sequence[str]) -> None:
         if not moved:
             return
         self._metrics.entities_moved.inc(len(moved))
         if not self._moved:
             logger.warning(
-                "%d entities were seen on a second partition, so that each partition knows a part of their history: "
+                "%d entities were seen on a second partition, so that each partition knows a part of what they did: "
                 "let the producer use the entity (%s) as the message key, and see docs/operations.md. partition=%s",
                 len(moved), self.detector.stream.key, partition,
             )  # fmt: skip
@@ -214,6 +246,19 @@ class Histories:
         self.follow(source)
         source.resume([partition for partition, history in self._partitions.items() if history.offset is not None])
 
+    def begin_here(self, source: Source) -> None:
+        """Begin to remember where the source stands, after a detector that remembered nothing."""
+        self.follow(source)
+        for partition, history in self._partitions.items():
+            history.offset = source.position(partition)
+        self.run(source)
+
+    def adopt_alerts(self, former: Histories) -> None:
+        """Let entities that alerted stay quiet, after a detector that remembered other things of entities."""
+        for partition, history in self._partitions.items():
+            if partition in former._partitions:
+                history.alerts.state = self.detector.alerting.adopt(former._partitions[partition].alerts.state)
+
     def adopt(self, former: Histories) -> None:
         """Carry on with the states of a detector that remembers the same."""
         self._partitions, self._generations = former._partitions, former._generations
@@ -224,26 +269,36 @@ class Histories:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
-        """Write some blocks of the partitions whose whole state was just committed: new ones, and some of the others.
+        """Write some of what is remembered of the partitions whose whole state was just committed.
+
+        Of entities new blocks, and some of the others; beside them, and now and then alone, what decides on alerts: so
+        that no block is ahead of it, and the records that it does not know yet can be judged again as they were.
 
         Raises:
             TransportError: Something that only an operator can mend.
         """
         topic, now_s = self._state_topic, self._clock.monotonic_s()
-        if topic is None or self.detector.history is None or now_s < self._write_again_s:
+        if topic is None or not self.detector.remembers or now_s < self._write_again_s:
             return
         for partition, offset in offsets.items():
             history = self._partitions.get(partition)
             if history is None or not history.is_at(offset):
                 continue
-            blocks = count_blocks(self.detector.history, history.state)
-            due = history.rotation.due(blocks, now_s)
+            due: list[int] = []
+            messages: list[OutgoingMessage] = []
             try:
-                messages = [
-                    block_message(topic, self.detector.history, history.state, partition, history.lineage, number,
-                                  offset=offset, blocks=blocks)
-                    for number in due
-                ]  # fmt: skip
+                if history.history is not None and history.state is not None:
+                    blocks = count_blocks(history.history, history.state)
+                    due = history.rotation.due(blocks, now_s)
+                    messages = [
+                        block_message(topic, history.history, history.state, partition, history.lineage, number,
+                                      offset=offset, blocks=blocks)
+                        for number in due
+                    ]  # fmt: skip
+                if self.detector.alerting.remembers and (due or history.alerts.due(now_s)):
+                    alerts = alerts_message(topic, history.alerts.packed(), partition, history.lineage, offset=offset)
+                    messages.insert(0, alerts)
+                    history.alerts.wrote(now_s)
                 fitting = [message for message in messages if message.size_bytes <= self._settings.max_message_bytes]
                 self._publisher.publish(fitting)
             except (BrokerUnavailable, PublishFailed) as error:
@@ -277,7 +332,7 @@ class Histories:
 
     def show(self) -> None:
         """Bring the metrics up to date."""
-        states = [history.state for history in self._partitions.values()]
+        states = [history.state for history in self._partitions.values() if history.state is not None]
         restoring = self.restoring()
         self._metrics.restoring.set(restoring.partitions)
         self._metrics.restore_remaining.set(restoring.remaining)

@@ -98,12 +98,16 @@ class Identities:
 
     def event_time(self, row: int) -> datetime | None:
         """When it happened: as the record says, else the time of its message; None where it is sensitive."""
-        if self._hides_time:
-            return None
         times: NDArray[np.datetime64] | None = self._records.event_times
         if times is None or np.isnat(times[row]):
-            return time_of(int(self._records.timestamps_ms[row]))
-        return _EPOCH + timedelta(microseconds=int(times[row].astype("datetime64[us]").astype(np.int64)))
+            return None if self._hides_time else time_of(int(self._records.timestamps_ms[row]))
+        return self.shown_time(times[row])
+
+    def shown_time(self, event_time: np.datetime64) -> datetime | None:
+        """An event time of this stream's records; None where it is sensitive."""
+        if self._hides_time:
+            return None
+        return _EPOCH + timedelta(microseconds=int(event_time.astype("datetime64[us]").astype(np.int64)))
 
     def record_id(self, row: int) -> str | None:
         """The record's own id; a pseudonym where it is sensitive."""

@@ -126,7 +126,10 @@ class Worker:
                     records, rejects = model.detector.decode(batch)
                 with self._stage("score"):
                     verdicts, changes = model.detector.judge(
-                        records, histories.states(batch), listed=self._settings.alert_contributions
+                        records,
+                        histories.states(batch),
+                        histories.alert_states(batch),
+                        listed=self._settings.alert_contributions,
                     )
                 origin = Origin(self._group_id, self._version, model.version, self._clock.now_s())
                 outcomes = outcomes_of(batch, records, rejects, verdicts, model, self._settings, origin)
@@ -138,7 +141,7 @@ class Worker:
             raise
         self._metrics.batch_duration.observe(self._clock.monotonic_s() - began_s)
         self._poison = poison
-        self._done(batch, outcomes, histories.apply(batch, changes))
+        self._done(batch, outcomes, histories.apply(batch, changes, verdicts.states))
 
     def commit_if_due(self, *, idle: bool = False, last: bool = False) -> None:
         """Commit what is done, at most every `commit_interval_s`, and always when idle and at the end.
@@ -238,13 +241,13 @@ class Worker:
         if isinstance(error, Exception):
             self._failed(error)
 
-    # -- what is remembered of entities --------------------------------------------------------------------------------
+    # -- what is remembered from batch to batch ------------------------------------------------------------------------
 
     def _remembered(self, model: Model) -> Histories:
         """The histories of the model in use."""
         if self._histories is None:
             self._histories = self._histories_of(model, True)
-            self._source.start_paused = model.detector.history is not None
+            self._source.start_paused = model.detector.remembers
         return self._histories
 
     def _restore(self) -> None:
@@ -272,7 +275,17 @@ class Worker:
         if current is None:
             return True
         if _fingerprint(model.detector) in (None, _fingerprint(current.detector)):
-            self._take_over(self._histories_of(model, True), adopts=model.detector.history is not None)
+            begins = model.detector.remembers and not current.detector.remembers
+            if begins and self._held:
+                return False
+            histories = self._take_over(self._histories_of(model, True))
+            if begins:
+                histories.begin_here(self._source)
+            elif model.detector.remembers:
+                histories.adopt(current)
+            else:
+                current.close()
+                histories.run(self._source)
             return True
         if self._coming is None or self._coming[0] is not model:
             self._drop_coming()
@@ -285,21 +298,18 @@ class Worker:
         if self._held or not coming.are_at(self._source):
             return False
         self._coming = None
-        self._take_over(coming, adopts=False)
+        self._take_over(coming)
+        coming.adopt_alerts(current)
+        current.close()
+        coming.run(self._source)
         return True
 
-    def _take_over(self, histories: Histories, *, adopts: bool) -> None:
-        """Let other histories be those in use; they adopt the states of the former ones, or bring their own."""
-        former, self._histories = self._histories, histories
-        self._source.start_paused = histories.detector.history is not None
+    def _take_over(self, histories: Histories) -> Histories:
+        """Let other histories be those in use."""
+        self._histories = histories
+        self._source.start_paused = histories.detector.remembers
         self._drop_coming()
-        if former is None:
-            return
-        if adopts:
-            histories.adopt(former)
-        else:
-            former.close()
-            histories.run(self._source)
+        return histories
 
     def _drop_coming(self) -> None:
         if self._coming is not None:

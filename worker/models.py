@@ -133,6 +133,15 @@ class Models:
             else:
                 self._refuse(version, error)
 
+    def version(self, version: str) -> Detector | None:
+        """Another version of the detector in use, verified; None where it is gone or refused."""
+        try:
+            directory = self._directory()
+            return None if directory is None else directory.load(version)
+        except (ArtifactError, OSError, SettingsRefused) as error:
+            logger.warning("version %s cannot be read: %s. version=%s", version, error, version)
+            return None
+
     def start(self, interval_s: float) -> None:
         """Look every `interval_s` on a thread of its own, until `close`."""
         self._thread = threading.Thread(target=self._look, args=(interval_s,), name="model-loader", daemon=True)

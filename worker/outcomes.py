@@ -25,12 +25,13 @@ class Outcomes:
     Attributes:
         messages: What has to be acknowledged before the batch is finished.
         normal: Records that score at or below the threshold.
-        alerts: One for each anomaly.
-        alerted_ms: Message timestamps of the anomalies, shape (len(alerts),).
+        alerts: One for each anomaly that no rule suppresses.
+        alerted_ms: Message timestamps of the records that alert, shape (len(alerts),).
         suppressed: Records left out on purpose, by reason.
         dead_letters: Records that cannot be scored, by stage and reason.
         dead: True for each dead letter, in the batch's order without tombstones, shape (n - tombstones,).
-        ratios: Score ratios of all records that have one, shape (normal + alerts,).
+        anomalies: Records above their threshold, whether they alert or a rule suppresses them.
+        ratios: Score ratios of all records that have one, shape (normal + anomalies,).
         missing: Records without the field, by feature.
         unseen: Records with a category never seen in training, by feature.
     """
@@ -42,6 +43,7 @@ class Outcomes:
     suppressed: Counter[str]
     dead_letters: Counter[tuple[str, str]]
     dead: NDArray[np.bool_]
+    anomalies: int
     ratios: NDArray[np.float64]
     missing: dict[str, int]
     unseen: dict[str, int]
@@ -90,12 +92,13 @@ def outcomes_of(
     scorable = np.isfinite(verdicts.scores)
     return Outcomes(
         messages=messages,
-        normal=len(records) - len(alerts) - len(verdicts.unscorable),
+        normal=len(records) - len(verdicts.anomalies) - len(verdicts.unscorable),
         alerts=[alert for _, alert in alerts],
-        alerted_ms=records.timestamps_ms[verdicts.anomalies],
-        suppressed=Counter({"tombstone": len(tombstones)}),
+        alerted_ms=records.timestamps_ms[verdicts.alerts],
+        suppressed=Counter({"tombstone": len(tombstones)}) + Counter(verdicts.reasons),
         dead_letters=Counter((str(STAGES[reason]), reason) for _, reason, _ in refused),
         dead=np.delete(dead, tombstones),
+        anomalies=len(verdicts.anomalies),
         ratios=np.asarray(verdicts.ratios, np.float64)[scorable],
         missing=verdicts.missing,
         unseen=verdicts.unseen,

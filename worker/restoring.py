@@ -1,10 +1,11 @@
-"""The histories of one partition, from nothing to where its reading begins: blocks, then a replay that nobody sees."""
+"""What is remembered of one partition, from nothing to where its reading begins: blocks, then a replay nobody sees."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from detector import Detector, History, HistoryMismatch, HistoryState, Records, 
 from detector.history import bounded_key
 from transport import BrokerUnavailable, Partition, RangeReader
 from worker.broker import Broker
-from worker.state_topic import SIDES, Lineage, Rotation, StoredBlock, stored_blocks
+from worker.partition_alerts import PartitionAlerts
+from worker.state_topic import SIDES, Lineage, Rotation, StoredAlerts, StoredBlock, stored
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +25,16 @@ _ATTEMPTS = 5  # questions about the state topic that may fail before the input 
 
 
 class PartitionHistory:
-    """What is remembered of the entities of one partition, and how far that is.
+    """What is remembered of one partition, and how far that is: its entities, and what decides on its alerts.
 
     `step` brings it nearer to an offset in bounded time; it is there when `offset` is that offset. Until then it reads
     blocks of the state topic, then the input, each block's entities from the offset that it stands for. Nothing of the
     replay is published, counted or committed.
 
     Attributes:
-        history: What is remembered.
-        state: The entities.
+        history: What is remembered of entities, None for nothing.
+        state: The entities, None where nothing is remembered of them.
+        alerts: What decides on alerts.
         offset: Everything before this offset is in the state and nothing behind it; None while restoring.
         rotation: Which of its blocks are written next.
     """
@@ -39,11 +42,12 @@ class PartitionHistory:
     def __init__(
         self, detector: Detector, partition: Partition, broker: Broker, *, begin: HistoryState | None,
         state_topic: str | None, rotation_s: float, warm_up_s: float, monotonic_s: Callable[[], float],
+        version_of: Callable[[str], Detector | None] = lambda _: None, judges: bool = True,
     ) -> None:  # fmt: skip
-        if detector.history is None:
-            raise ValueError(f"detector {detector.name!r} remembers nothing of entities")
-        self.history: History = detector.history
-        self.state: HistoryState = self.history.new_state(base=begin)
+        self.history: History | None = detector.history
+        self.state: HistoryState | None = None if self.history is None else self.history.new_state(base=begin)
+        self.alerts = PartitionAlerts(detector, partition, version_of)
+        self._judges = judges and detector.alerting.remembers
         self._begin = begin
         self.offset: int | None = None
         self.rotation = Rotation(rotation_s)
@@ -56,6 +60,7 @@ class PartitionHistory:
         self._lineage: Lineage | None = None
         self._side = SIDES[0]
         self._blocks: dict[tuple[str, int], StoredBlock] = {}
+        self._stored_alerts: dict[str, StoredAlerts] = {}
         self._blocks_read = state_topic is None
         self._stamps: NDArray[np.int64] = np.empty(0, np.int64)
         self._reader: RangeReader | None = None
@@ -101,8 +106,12 @@ class PartitionHistory:
 
     def serve(self, detector: Detector) -> None:
         """Go on for another version of the detector that remembers the same."""
-        self._detector = detector
-        self.state.most = detector.stream.history.max_entities
+        self._detector, self.history = detector, detector.history
+        if self.state is not None:
+            self.state.most = detector.stream.history.max_entities
+        if detector.history is None:
+            self.state = None
+        self.alerts.serve(detector)
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -132,15 +141,18 @@ class PartitionHistory:
         reader = self._reader
         assert reader is not None  # noqa: S101 - opened above
         if not reader.done and (batch := reader.poll(_READ_S)) is not None:
-            for block in stored_blocks(batch, self._partition):
-                if block.fingerprint == self.history.fingerprint:
-                    self._blocks[block.lineage.side, block.number] = block
+            for each in stored(batch, self._partition):
+                if isinstance(each, StoredAlerts):
+                    self._stored_alerts[each.lineage.side] = each
+                elif self.history is not None and each.fingerprint == self.history.fingerprint:
+                    self._blocks[each.lineage.side, each.number] = each
         if reader.done:
             self.close()
-            self._take_blocks(target)
+            lineage = self._take_blocks(target)
+            self._take_alerts(target, lineage)
             self._blocks_read = True
 
-    def _take_blocks(self, target: int) -> None:
+    def _take_blocks(self, target: int) -> Lineage | None:
         """Begin with the blocks of the lineage that is whole and furthest, if there is one."""
         lineages: dict[Lineage, list[StoredBlock]] = {}
         identity = self._broker.identity(self._partition.topic)
@@ -159,9 +171,28 @@ class PartitionHistory:
             except HistoryMismatch as error:
                 logger.warning("blocks are not used: %s. partition=%s", error, self._partition)
                 continue
-            return
+            return blocks[0].lineage
+        return None
+
+    def _take_alerts(self, target: int, lineage: Lineage | None) -> None:
+        """Begin with the state of alerts that goes with the blocks; without blocks, with the one that is furthest."""
+        identity = self._broker.identity(self._partition.topic)
+        fitting = [
+            each
+            for each in self._stored_alerts.values()
+            if each.lineage.identity == identity
+            and each.offset <= target
+            and (each.lineage == lineage if self.history is not None else True)
+        ]
+        self._stored_alerts = {}
+        if fitting and self._judges:
+            furthest = max(fitting, key=lambda each: each.offset)
+            self.alerts.take(furthest)
+            self._side = SIDES[1 - SIDES.index(furthest.lineage.side)]
+            self._start = furthest.offset if self._start is None else self._start
 
     def _take_lineage(self, blocks: Sequence[StoredBlock]) -> None:
+        assert self.history is not None  # noqa: S101 - blocks of no history are not kept
         state = self.history.new_state(base=self._begin)
         stamps = []
         for block in blocks:
@@ -189,18 +220,33 @@ class PartitionHistory:
         self.offset = None
         self._open(self._partition, min(start, target), target)
         if start < target:
-            logger.info("restoring histories: replaying offsets %d to %d. partition=%s", start, target, self._partition)
+            logger.info("restoring: replaying offsets %d to %d. partition=%s", start, target, self._partition)
 
     def _warm_up_start(self, target: int) -> int:
+        """Where to begin without anything that was written away; says from where on alerts are decided again."""
         if self._warm_up_s <= 0:
             return target
         first, _ = self._broker.bounds([self._partition])[self._partition]
         if first >= target:
             return target
         newest_ms = self._newest_timestamp_ms(first, target)
+        starts = []
+        if self.history is not None:
+            starts.append(self._offset_before(newest_ms, self._warm_up_s, first, target))
+        if self._judges:
+            alerting, rule = self._detector.stream, self._detector.stream.entity_rule
+            if alerting.threshold.mode == "online":
+                starts.append(max(first, target - alerting.threshold.window))
+            if rule is not None:
+                starts.append(self._offset_before(newest_ms, rule.longest_us / 1e6, first, target))
+            self.alerts.judged_from = min(starts[1:] if self.history is not None else starts)
+        return min(starts)
+
+    def _offset_before(self, newest_ms: int | None, span_s: float, first: int, target: int) -> int:
+        """The first offset of the last `span_s` seconds before the newest message; `first` where no time is known."""
         if newest_ms is None:
             return first
-        since_ms = round(newest_ms - self._warm_up_s * 1000)
+        since_ms = round(newest_ms - span_s * 1000)
         return max(first, min(self._broker.offset_at(self._partition, since_ms), target))
 
     def _newest_timestamp_ms(self, first: int, target: int) -> int | None:
@@ -227,14 +273,17 @@ class PartitionHistory:
         batch = None if reader.done else reader.poll(_READ_S)
         if batch is not None:
             records, _ = self._detector.decode(batch)
-            self._remember(self._not_in_blocks(records))
+            if self.history is not None:
+                records = self._remember(self.history, self._not_in_blocks(records))
+            self.alerts.judge_again(records)
         if reader.done:
             self.offset = self._end
+            self.alerts.restored()
             self.close()
 
     def _not_in_blocks(self, records: Records) -> Records:
         """The records that their entity's block does not hold yet."""
-        if not len(self._stamps) or records.keys is None:
+        if not len(self._stamps) or records.keys is None or self.state is None:
             return records
         places = self.state.find([bounded_key(key or "") for key in records.keys.tolist()])
         restored = (places >= 0) & (places < len(self._stamps))
@@ -242,7 +291,10 @@ class PartitionHistory:
         stamps[restored] = self._stamps[places[restored]]
         return records.take(records.offsets >= stamps)
 
-    def _remember(self, records: Records) -> None:
-        _, changes = self.history.fold(self.state, records)
+    def _remember(self, history: History, records: Records) -> Records:
+        """Carry the entities on; the records with their history features."""
+        assert self.state is not None  # noqa: S101 - as there is a history
+        found, changes = history.fold(self.state, records)
         for place, *_ in self.state.apply(changes).evicted:  # whoever stands there next comes from no block
             self._stamps[place : place + 1] = -1
+        return replace(records, history=found)

@@ -23,7 +23,7 @@ class ScoredRecord(Struct, frozen=True, kw_only=True):
     record_id: Annotated[str | None, Meta(description="The record's id field; a pseudonym where it is sensitive.")]
     score: float
     score_ratio: Annotated[float, Meta(description="score / threshold: 1.0 is the boundary.")]
-    verdict: Literal["normal", "alert"]
+    verdict: Literal["normal", "alert", "suppressed"]
     model_version: str | None
 
 
@@ -32,8 +32,11 @@ def score_messages(
 ) -> list[OutgoingMessage]:
     """One message for every record with a finite score, in the order of the records, keyed as its alert would be."""
     who = Identities(batch, records, detector.stream)
-    anomalous = np.zeros(len(records), np.bool_)
-    anomalous[verdicts.anomalies] = True
+    verdict_of: list[Literal["normal", "alert", "suppressed"]] = ["normal"] * len(records)
+    for row in verdicts.alerts.tolist():
+        verdict_of[row] = "alert"
+    for row in verdicts.suppressed.tolist():
+        verdict_of[row] = "suppressed"
     scorable = np.ones(len(records), np.bool_)
     scorable[verdicts.unscorable] = False
     ratios = verdicts.ratios
@@ -47,7 +50,7 @@ def score_messages(
                 record_id=who.record_id(row),
                 score=float(verdicts.scores[row]),
                 score_ratio=float(ratios[row]),
-                verdict="alert" if anomalous[row] else "normal",
+                verdict=verdict_of[row],
                 model_version=detector.version,
             )
         )

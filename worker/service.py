@@ -17,6 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from detector import Detector
 from transport import (
     BrokerUnavailable,
     KafkaPublisher,
@@ -91,7 +92,12 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
             publisher=publisher,
             models=models,
             histories_of=histories_of(
-                settings, state_topic(settings), publisher=publisher, metrics=metrics, clock=clock
+                settings,
+                state_topic(settings),
+                publisher=publisher,
+                metrics=metrics,
+                clock=clock,
+                version_of=models.version,
             ),
             settings=settings,
             group_id=group_id,
@@ -177,7 +183,7 @@ def check_topics(settings: WorkerSettings, *, missing_of: Callable[..., list[str
 
 def histories_of(
     settings: WorkerSettings, state_topic: str | None, *, publisher: Publisher, metrics: WorkerMetrics, clock: Clock,
-    broker: Broker | None = None,
+    broker: Broker | None = None, version_of: Callable[[str], Detector | None] = lambda _: None,
 ) -> Callable[[Model, bool], Histories]:  # fmt: skip
     """Makes the histories of a model: of the one in use, or (False) of one that is coming."""
     broker = broker or Broker(settings.kafka, max_batch_records=settings.max_batch_records)
@@ -186,7 +192,7 @@ def histories_of(
         return Histories(
             model.detector, begin=model.begin, settings=settings, state_topic=state_topic, broker=broker,
             publisher=publisher, metrics=metrics,
-            clock=clock, runs=runs,
+            clock=clock, runs=runs, version_of=version_of,
         )  # fmt: skip
 
     return make

@@ -1,5 +1,7 @@
 """The compacted topic that histories are written to, a block of entities a message; it keeps none of them itself.
 
+What decides on a partition's alerts stands beside them, in one message.
+
 The input topic is the changelog of all histories; this one only shortens its replay. A block says which offset of which
 topic it stands for: everything before that offset is in it, nothing behind it. The message's key names partition, side
 and block, so that compaction keeps the last of each; its partition is that of the input, so that a new owner reads no
@@ -19,6 +21,8 @@ from detector import History, HistoryState, pack_block
 from transport import Batch, OutgoingMessage, Partition
 
 SIDES = ("a", "b")
+
+_ALERTS = "alerts"  # in the place of a block's number
 
 _MOST_AT_ONCE = 64  # blocks, so that writing them never holds up the loop for long
 
@@ -59,6 +63,21 @@ class StoredBlock:
     blocks: int
     offset: int
     fingerprint: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class StoredAlerts:
+    """What decides on alerts, as it was read.
+
+    Attributes:
+        lineage: Whose it is.
+        offset: The offset that it stands for.
+        content: The state itself.
+    """
+
+    lineage: Lineage
+    offset: int
     content: bytes
 
 
@@ -106,8 +125,22 @@ def block_message(
     )
 
 
-def stored_blocks(batch: Batch, partition: Partition) -> Iterator[StoredBlock]:
-    """The blocks of one input partition in a batch of the state topic, in order; all else is passed over."""
+def alerts_message(
+    topic: str, content: bytes, partition: Partition, lineage: Lineage, *, offset: int
+) -> OutgoingMessage:
+    """The message that says what decided on alerts when all before `offset` was in it, and nothing behind."""
+    headers = ((_IDENTITY, lineage.identity), (_LINEAGE, lineage.name), (_OFFSET, str(offset)))
+    return OutgoingMessage(
+        topic,
+        f"{partition.topic}/{partition.number}/{lineage.side}/{_ALERTS}".encode(),
+        content,
+        tuple((name, value.encode()) for name, value in headers),
+        partition=partition.number,
+    )
+
+
+def stored(batch: Batch, partition: Partition) -> Iterator[StoredBlock | StoredAlerts]:
+    """What a batch of the state topic holds of one input partition, in order; all else is passed over."""
     prefix = f"{partition.topic}/{partition.number}/".encode()
     for key, value, headers in zip(batch.keys, batch.values, batch.headers, strict=True):
         side, _, number = (key or b"").removeprefix(prefix).decode("utf-8", "replace").partition("/")
@@ -115,9 +148,12 @@ def stored_blocks(batch: Batch, partition: Partition) -> Iterator[StoredBlock]:
             continue
         said = dict(headers)
         try:
+            lineage = Lineage(said[_LINEAGE].decode(), side, said[_IDENTITY].decode())
+            if number == _ALERTS:
+                yield StoredAlerts(lineage, int(said[_OFFSET]), value)
+                continue
             yield StoredBlock(
-                lineage=Lineage(said[_LINEAGE].decode(), side, said[_IDENTITY].decode()),
-                number=int(number), blocks=int(said[_BLOCKS]), offset=int(said[_OFFSET]),
+                lineage=lineage, number=int(number), blocks=int(said[_BLOCKS]), offset=int(said[_OFFSET]),
                 fingerprint=said[_FINGERPRINT].decode(), content=value,
             )  # fmt: skip
         except (KeyError, ValueError):  # not ours, or of a version that writes otherwise: it is warmed up instead
