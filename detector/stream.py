@@ -568,7 +568,11 @@ def _explain(source: str, item: Any) -> str:
         shown = f" (it is {given!r})" if isinstance(given, (str, int, float, bool)) else ""
         message = item["msg"].removeprefix("Value error, ")
         return f"{source}: {key or 'definition'}: {message}{'' if item['type'] == 'value_error' else shown}"
-    return f"{source}: {key}: {remedy.format(near=_near(location), tag=tag, tags=', '.join(tags))}"
+    return f"{source}: {key}: {remedy.format(near=_near(location), tag=tag, tags=_listed(tags))}"
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    return " or ".join([", ".join(words[:-1]), *words[-1:]])
 
 
 def _near(location: list[Any]) -> str:
