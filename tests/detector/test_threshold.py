@@ -10,10 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from detector import NormalScores, Threshold, TrainingDataError, fit_threshold
+from detector import NormalScores, Threshold, TrainingDataError, fit_threshold, refit_threshold
 from detector.normal_scores import ENOUGH
 from detector.stream import ThresholdSetting
-from detector.threshold import refit_threshold
 
 SCORES = np.random.default_rng(0).gamma(2, 1, 10_000)
 
