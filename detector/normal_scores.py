@@ -126,4 +126,6 @@ class NormalScores:
             KeyError: A part of the state is missing.
         """
         tails = tuple(ParetoTail(*map(float, tail)) for tail in state["tails"])
-        return cls(int(state["n"]), state["scores"], state["above"], tails)
+        normal = cls(int(state["n"]), state["scores"], state["above"], tails)
+        normal.probability(normal._scores[-1:])  # compiled now, not while the first alert waits
+        return normal
