@@ -31,7 +31,7 @@ from detector.scoring import Scorer
 from detector.stream import StreamDefinition
 from detector.suppression import SuppressedBefore
 from detector.tables import as_table, decode_table, records_of_matrix, stream_of_matrix
-from detector.threshold import Threshold, check_resolvable, fit_threshold
+from detector.threshold import Threshold, check_resolvable, fit_threshold, refit_threshold
 
 __all__ = [
     "AlertState",
@@ -89,6 +89,7 @@ __all__ = [
     "read_state",
     "records_of_images",
     "records_of_matrix",
+    "refit_threshold",
     "stream_of_images",
     "stream_of_matrix",
     "to_png",

@@ -106,9 +106,13 @@ class Detector:
         self.alerting = Alerting(stream, threshold, normal_scores)
         self.facts: dict[str, Any] = dict(facts or {})
         self.version, self.sha256 = version, sha256
-        values_are_images = stream.image is not None and stream.image.field is None
-        self._decoder: Decoder | ImageDecoder = ImageDecoder(stream) if values_are_images else Decoder(stream)
-        self._echo = Echo(stream)
+        self._read_messages()
+
+    def _read_messages(self) -> None:
+        """Make the compiled readers of messages."""
+        values_are_images = self.stream.image is not None and self.stream.image.field is None
+        self._decoder: Decoder | ImageDecoder = ImageDecoder(self.stream) if values_are_images else Decoder(self.stream)
+        self._echo = Echo(self.stream)
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the compiled readers of messages, which are made anew."""
@@ -116,7 +120,7 @@ class Detector:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._decoder, self._echo = Decoder(self.stream), Echo(self.stream)
+        self._read_messages()
 
     def __repr__(self) -> str:
         version = "" if self.version is None else f", version={self.version!r}"

@@ -10,16 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import TrainingDataError
-from detector.pareto import ParetoTail, fit_tails_beyond
+from detector.pareto import ParetoTail, Tails, fit_tails
 
 ENOUGH = 20
 """Scores beyond a value from which on counting them is better than any fit."""
-
-LEVELS = (0.05, 0.02, 0.01, 0.005, 0.0025)
-"""Shares of the scores whose tails are fitted."""
-
-LEAST_EXCESSES = 50
-"""Fewer scores than this fit no tail."""
 
 _MOST_KEPT = 2_048
 """Highest scores that are kept one by one; of those below, as many evenly spread."""
@@ -29,9 +23,9 @@ class NormalScores:
     """The distribution of scores of normal records that a detector has not learned from.
 
     A score has the conformal probability (1 + scores at or above it) / (n + 1) while `ENOUGH` are: whatever the law,
-    that is right on average over calibrations. Beyond, it is the median of that and of generalised Pareto tails,
-    fitted by two estimators at each of `LEVELS` whose tail they fit. Beyond the highest of the scores it is never less
-    than what fades exponentially from there, at the rate of the highest: what no record has shown is not impossible.
+    that is right on average over calibrations. Beyond, it is the mean of what generalised Pareto tails above several
+    levels say, of those that fit. Beyond the highest of the scores it is never less than what fades exponentially from
+    there, at the rate of the highest: what no record has shown is not impossible.
 
     Attributes:
         n: Scores that it was learned from.
@@ -62,12 +56,10 @@ class NormalScores:
                 "a threshold needs finite scores of held-out normal records"
             )
         ordered = np.sort(np.asarray(scores, np.float64))
-        counts = [round(level * n) for level in LEVELS]
-        tails = [tail for count in counts if count >= LEAST_EXCESSES for tail in fit_tails_beyond(ordered, count)]
         highest = max(n - _MOST_KEPT, 0)
         kept = np.concatenate([np.arange(0, highest, -(-highest // _MOST_KEPT) or 1), np.arange(highest, n)])
         values = np.unique(ordered[kept])
-        return cls(n, values, n - np.searchsorted(ordered, values, "left"), tuple(tails))
+        return cls(n, values, n - np.searchsorted(ordered, values, "left"), tuple(fit_tails(ordered)))
 
     def probability(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability that a normal record scores at least as high as each score, (n,), in (0, 1]; falling with it.
@@ -80,10 +72,11 @@ class NormalScores:
         rare = counted < enough
         if not rare.any():
             return counted
-        faded = np.exp(-np.maximum(scores[rare] - self._scores[-1], 0.0) / self._mean_excess) / (self.n + 1)
+        with np.errstate(over="ignore"):
+            beyond = np.minimum(scores[rare] - self._scores[-1], np.finfo(np.float64).max)
+        faded = np.exp(-np.maximum(beyond, 0.0) / self._mean_excess) / (self.n + 1)
         if self.tails:
-            fitted = np.median([counted[rare], *(tail.probability(scores[rare]) for tail in self.tails)], axis=0)
-            counted[rare] = np.clip(fitted, faded, enough)
+            counted[rare] = np.clip(Tails(self.tails).probability(scores[rare]), faded, enough)
         else:
             counted[rare] = np.where(scores[rare] > self._scores[-1], faded, counted[rare])
         return np.maximum(counted, np.finfo(np.float64).tiny)
@@ -96,18 +89,33 @@ class NormalScores:
     def _mean_excess(self) -> float:
         """How far the highest scores are from the one below them, on average."""
         highest = self._scores[-ENOUGH - 1 :]
-        return max(float(highest.mean() - highest[0]), 1e-9)
+        with np.errstate(over="ignore"):
+            return max(float(((highest - highest[0]) / len(highest)).sum()), 1e-9)
 
     def score_at(self, rate: float, counted: float) -> tuple[float, int]:
         """The score that a share `rate` of normal records exceeds, and how many tails said so.
 
-        It is `counted`, the order statistic for that, while `ENOUGH` scores are expected beyond; else the median of it
-        and what the tails say.
+        It is `counted`, the order statistic for that, while `ENOUGH` scores are expected beyond, or where no tail fits;
+        else what the tails say, but no score that so many are counted beyond.
         """
-        tails = [tail for tail in self.tails if tail.share >= rate]
-        if self.n * rate >= ENOUGH or not tails:
+        if self.n * rate >= ENOUGH or not self.tails:
             return counted, 0
-        return float(np.median([counted, *(tail.score_at(rate) for tail in tails)])), len(tails)
+        least = self.ranked(self.n - ENOUGH + 1)[0]
+        return max(Tails(self.tails).score_at(rate), least), len(self.tails)
+
+    def ranked(self, rank: int) -> tuple[float, int]:
+        """The score of a rank among the n ascending ones, counted from 1, and its rank.
+
+        Of a rank that is not among those kept, the next one up: less than an n / 2,048th of the scores away, and below
+        the highest 2,048 alone.
+        """
+        highest = max(self.n - _MOST_KEPT, 0)
+        step = -(-highest // _MOST_KEPT) or 1
+        place = rank - 1
+        if place < highest:
+            place = min(-(-place // step) * step, highest)
+        kept = int(np.searchsorted(self.n - self._above, place, "right")) - 1
+        return float(self._scores[kept]), place + 1
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that was learned: arrays by name."""
@@ -122,4 +130,6 @@ class NormalScores:
             KeyError: A part of the state is missing.
         """
         tails = tuple(ParetoTail(*map(float, tail)) for tail in state["tails"])
-        return cls(int(state["n"]), state["scores"], state["above"], tails)
+        normal = cls(int(state["n"]), state["scores"], state["above"], tails)
+        normal.probability(normal._scores[-1:])  # compiled now, not while the first alert waits
+        return normal

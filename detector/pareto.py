@@ -1,4 +1,4 @@
-"""Generalised Pareto tails: fitted to the excesses over a level by several estimators, with a test of whether they fit.
+"""Generalised Pareto tails: fitted to the excesses over several levels, those kept that fit, with what they may be off.
 
 Source: Pickands, "Statistical Inference Using Extreme Order Statistics", Annals of Statistics 3, 1975 (excesses over a
     high level have this distribution, whatever the law).
@@ -6,22 +6,34 @@ Source: Pickands, "Statistical Inference Using Extreme Order Statistics", Annals
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_SHAPE = 0.5
-"""Heavier tails are not believed: what is estimated beyond it extrapolates wildly."""
+from detector.excesses import (
+    LEAST_SHAPE,
+    MOST_SHAPE,
+    SHAPE_WEIGHT,
+    fit_pareto,
+    score_beyond,
+    share_beyond,
+    upper_distance,
+)
 
-LEAST_SHAPE = -0.5
-"""Nor are harder ends: below it the likelihood has no maximum that can be trusted."""
+LARGEST_SHARE = 0.1
+"""Share of the scores above the lowest level. Each further level has half of the scores of the one below it."""
 
-MOST_DISTANCE = 1.3
-"""Anderson-Darling distance beyond which a fit is refused: about 1 in 50 where the tail is a Pareto's."""
+LEAST_EXCESSES = 25
+"""Fewer scores than this fit no tail.
 
-_GRID = 60
-_ROUNDS = 40
+More than are counted one by one (`normal_scores.ENOUGH`), so that all levels lie below the scores that tails judge.
+"""
+
+MOST_DISTANCE = 0.4
+"""Upper-tail Anderson-Darling distance beyond which a fit is refused: one in twenty of true Pareto tails."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class ParetoTail:
         level: Where the tail begins, in units of the scores.
         share: Probability of a score beyond the level.
         scale: Of the excesses, in units of the scores.
-        shape: Above 0 for tails without end, 0 for exponential ones, below for those with a hard end.
+        shape: Above 0 for tails without end, near 0 for exponential ones, below for those with a hard end.
     """
 
     level: float
@@ -41,104 +53,124 @@ class ParetoTail:
     shape: float
 
     def probability(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probability of a score beyond each, (n,); 1 up to the level: a tail says nothing of what is below."""
-        excess = np.maximum(scores - self.level, 0.0) / self.scale
-        if abs(self.shape) < 1e-9:
-            survival = np.exp(-excess)
-        else:
-            survival = np.maximum(1.0 + self.shape * excess, 0.0) ** (-1.0 / self.shape)
-        return np.where(scores > self.level, self.share * survival, 1.0)
+        """Probability of a score beyond each, (n,); `share` up to the level: a tail says nothing of what is below."""
+        return Tails((self,)).probability(scores)
 
     def score_at(self, rate: float) -> float:
         """The score beyond which a share `rate` lies; `rate` is at most `share`."""
-        ratio = rate / self.share
-        if abs(self.shape) < 1e-9:
-            return self.level - self.scale * float(np.log(ratio))
-        return self.level + self.scale / self.shape * (float(ratio**-self.shape) - 1.0)
+        return Tails((self,)).score_at(rate)
 
 
-def fit_tails_beyond(ordered: NDArray[np.float64], count: int) -> list[ParetoTail]:
-    """Tails of the highest `count` of ascending scores, by each estimator; none where one of them does not fit.
+class Tails:
+    """What several tails of the same scores say together, each with the weight of the scores that it was fitted to.
 
-    Estimators that disagree so much that one of them does not fit the scores speak of a tail in several pieces, whose
-    end no fit of all of it tells. Excesses are divided by their mean first: large scores would be lost in rounding.
+    The share beyond a score is the mean of the shares that they give: as a mean of probabilities it is one itself, and
+    falls with the score.
+
+    Args:
+        tails: One or more.
     """
-    n = len(ordered)
-    level = float(ordered[n - count - 1])
-    excesses = ordered[n - count :] - level
-    mean = float(excesses.mean())
-    if not mean > 0 or excesses[0] == excesses[-1]:
-        return []
-    relative = excesses / mean
-    tails = []
-    for scale, shape in (fit_by_likelihood(relative), fit_by_moments(relative)):
-        tail = ParetoTail(level, count / n, scale * mean, shape)
-        if _distance(1 - tail.probability(ordered[n - count :]) / tail.share) > MOST_DISTANCE:
-            return []
-        tails.append(tail)
+
+    def __init__(self, tails: Sequence[ParetoTail]) -> None:
+        self._tails = np.array([astuple(tail) for tail in tails], np.float64).reshape(-1, 4)
+        shapes = self._tails[:, 3]
+        shapes[np.abs(shapes) < 1e-9] = 1e-9
+
+    def probability(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probability of a score beyond each, (n,); above all levels it falls with the score."""
+        found = np.empty(len(scores))
+        share_beyond(self._tails, np.asarray(scores, np.float64), found)
+        return found
+
+    def score_at(self, rate: float) -> float:
+        """The score beyond which a share `rate`, at most the least of the tails' own, lies."""
+        return float(score_beyond(self._tails, rate))
+
+    def standard_error(self, n: int, score: float) -> float:
+        """Of the logarithm of the probability beyond a score, where the tails were fitted to some of n scores.
+
+        The variance of each tail's own by the delta method, and beside it how far the tails are apart: what is not
+        known of scale and shape, and what is not known of where the tail begins. Tails that end before the score say
+        nothing of it.
+
+        Source: Buckland, Burnham and Augustin, "Model Selection: An Integral Part of Inference", Biometrics 53, 1997
+            (the variance of an average over models).
+        """
+        level, share, scale, shape = self._tails.T
+        excess = np.maximum(score - level, 0.0) / scale
+        reaches = 1.0 + shape * excess > 0.0
+        level, share, scale, shape, excess = (part[reaches] for part in (level, share, scale, shape, excess))
+        if len(level) == 0:
+            return math.inf
+        inside = 1.0 + shape * excess
+        logarithm = np.log(share) - np.log(inside) / shape
+        weights = share * np.exp(logarithm)
+        weights /= weights.sum()
+        apart = logarithm - math.log(self.probability(np.array([score]))[0])
+        along_scale = excess / inside
+        along_shape = np.log(inside) / shape**2 - excess / (shape * inside)
+        count, width = share * n, 1.0 + 2.0 * shape
+        known = SHAPE_WEIGHT * ((shape - LEAST_SHAPE) ** -2 + (MOST_SHAPE - shape) ** -2)
+        of_shape, of_both, of_scale = (
+            2 * count / ((1 + shape) * width) + known,
+            count / ((1 + shape) * width),
+            count / width,
+        )
+        variance = (1.0 - share) / count + (
+            along_shape**2 * of_scale - 2 * along_shape * along_scale * of_both + along_scale**2 * of_shape
+        ) / (of_shape * of_scale - of_both**2)
+        return math.sqrt(float((weights * (variance + apart**2)).sum()))
+
+
+def fit_tails(ordered: NDArray[np.float64], n: int | None = None) -> list[ParetoTail]:
+    """The tails that fit, of all levels.
+
+    Args:
+        ordered: Ascending scores; the highest tenth of them and one more are enough.
+        n: How many scores there are in all, where `ordered` is the highest of them.
+    """
+    n = len(ordered) if n is None else n
+    count, tails = math.floor(LARGEST_SHARE * n), []
+    while count >= LEAST_EXCESSES:
+        if count < len(ordered):
+            tails += fit_tails_beyond(ordered, count, n)
+        count //= 2
     return tails
 
 
-def fit_by_likelihood(excesses: NDArray[np.float64]) -> tuple[float, float]:
-    """Scale and shape of the greatest likelihood, of excesses (n,) with a mean of 1.
+def fit_tails_beyond(ordered: NDArray[np.float64], count: int, n: int | None = None) -> list[ParetoTail]:
+    """The tail of the highest `count` of ascending scores; none where it does not fit.
 
-    Along theta = shape / scale the best shape is the mean of log(1 + theta * excess), so that one parameter is
-    searched: on a grid, then by golden sections. A shape beyond the limits is held there, with the scale that keeps the
-    mean.
+    A tail that fits badly is one of several pieces, or not yet one: what it is far out, no fit of all of it tells.
 
-    Source: Grimshaw, "Computing Maximum Likelihood Estimates for the Generalized Pareto Distribution", Technometrics
-        35, 1993.
+    Args:
+        ordered: As of `fit_tails`.
+        count: Scores above the level, fewer than there are.
+        n: As of `fit_tails`.
     """
-    largest = float(excesses.max())
-    below = -(1 - np.geomspace(1e-6, 0.999, _GRID)) / largest
-    grid = np.concatenate([below, [0.0], np.geomspace(1e-3, 200.0, _GRID)])
-    likelihoods = [_profile(theta, excesses)[0] for theta in grid]
-    best = int(np.argmax(likelihoods))
-    low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    for _ in range(_ROUNDS):
-        left, right = high - 0.618 * (high - low), low + 0.618 * (high - low)
-        if _profile(left, excesses)[0] > _profile(right, excesses)[0]:
-            high = right
-        else:
-            low = left
-    candidates = [_profile(theta, excesses) for theta in ((low + high) / 2, grid[best], 0.0)]
-    _, scale, shape = max(candidates)
-    return _limited(scale, shape)
+    n, level = len(ordered) if n is None else n, float(ordered[-count - 1])
+    with np.errstate(over="ignore"):
+        excesses = ordered[-count:] - level
+    if not np.isfinite(excesses[-1]) or excesses[0] == excesses[-1]:
+        return []
+    scale, shape, distance = fit_excesses(excesses)
+    fits = distance <= MOST_DISTANCE and math.isfinite(scale) and scale > 0
+    return [ParetoTail(level, count / n, scale, shape)] if fits else []
 
 
-def fit_by_moments(excesses: NDArray[np.float64]) -> tuple[float, float]:
-    """Scale and shape by mean and variance, of excesses (n,) with a mean of 1.
+def fit_excesses(excesses: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Scale and shape of ascending excesses over a level, and their distance from that distribution.
 
-    Source: Hosking and Wallis, "Parameter and Quantile Estimation for the Generalized Pareto Distribution",
-        Technometrics 29, 1987.
+    They are divided by the largest first: large scores overflow in sums, and small ones are lost in rounding.
+
+    Args:
+        excesses: Ascending, at least 0, finite and not all the same, (k,).
+
+    Returns:
+        The scale in units of the scores, the shape between its limits, and the upper-tail Anderson-Darling distance:
+        below `MOST_DISTANCE` for nineteen of twenty true Pareto tails.
     """
-    ratio = 1.0 / float(excesses.var())
-    return _limited(0.5 * (1.0 + ratio), 0.5 * (1.0 - ratio))
-
-
-def _profile(theta: float, excesses: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Logarithm of the likelihood at theta with the best shape for it, scale and shape."""
-    if abs(theta) < 1e-9:
-        return -len(excesses) * 1.0, 1.0, 0.0
-    shape = float(np.log1p(theta * excesses).mean())
-    scale = shape / theta
-    if scale <= 0:
-        return -np.inf, 1.0, 0.0
-    return -len(excesses) * (float(np.log(scale)) + 1.0 + shape), scale, shape
-
-
-def _limited(scale: float, shape: float) -> tuple[float, float]:
-    """A shape within the limits; where it was held back, with the scale that gives a mean of 1."""
-    held = min(max(shape, LEAST_SHAPE), MOST_SHAPE)
-    return (scale, shape) if held == shape else (1.0 - held, held)
-
-
-def _distance(probabilities: NDArray[np.float64]) -> float:
-    """The Anderson-Darling distance of ascending probabilities (n,) from a uniform distribution.
-
-    Source: Anderson and Darling, "A Test of Goodness of Fit", Journal of the American Statistical Association 49, 1954.
-    """
-    n = len(probabilities)
-    inside = np.clip(probabilities, 1e-12, 1 - 1e-12)
-    weights = 2 * np.arange(1, n + 1) - 1
-    return float(-n - (weights * (np.log(inside) + np.log1p(-inside[::-1]))).mean())
+    largest = float(excesses[-1])
+    relative = excesses / largest
+    scale, shape = fit_pareto(relative)
+    return scale * largest, shape, float(upper_distance(relative, scale, shape))

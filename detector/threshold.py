@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, norm
 
 from detector.errors import TrainingDataError
-from detector.normal_scores import ENOUGH, LEVELS, NormalScores
+from detector.normal_scores import ENOUGH, NormalScores
+from detector.pareto import Tails
 from detector.stream import ThresholdSetting
 
 DEFAULT_RATE = 1e-3
@@ -20,7 +22,9 @@ DEFAULT_RATE = 1e-3
 LEAST_EXPECTED = 0.1
 """Scores beyond the threshold that must be expected of the sample: no tail can be told that much further out."""
 
-_DRAWS = 100
+_TAILS = (0.025, 0.975)
+_ROUNDS = 20
+_WIDEST = 1_000.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class Threshold:
     stated: str
     warning: str | None = None
 
+    @property
+    def records_per_day(self) -> float | None:
+        """Normal records a day in the span that it was set on, None where that is not known."""
+        return None if self.expected_per_day is None else self.expected_per_day / self.rate
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; an interval without end has null there."""
         return {key: None if value == math.inf else value for key, value in asdict(self).items()}
@@ -73,9 +82,9 @@ def fit_threshold(
 
     Of records from the same distribution as `scores`, the share above the result is expected to be the wanted rate.
     Where at least 20 of the scores are expected above it, it is an order statistic, and that holds whatever the
-    distribution is, as an average over calibration samples. Where fewer are, it is the median of that order statistic
-    and of the Pareto tails that fit the scores, and says so in `warning`. Both assume exchangeability, so neither
-    survives drift.
+    distribution is, as an average over calibration samples: its rank is (n + 1)(1 - rate) rounded up, to the side of
+    fewer alarms. Where fewer are, it is the score beyond which the Pareto tails that fit have the rate, and it says so
+    in `warning`. Both assume exchangeability, so neither survives drift.
 
     Args:
         scores: Scores of held-out normal records, (n,). Never of records that the network was fitted on: those are
@@ -90,17 +99,41 @@ def fit_threshold(
 
     Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005 (the conformal quantile);
         Wilks, "Determination of Sample Sizes for Setting Tolerance Limits", Annals of Mathematical Statistics 12, 1941
-        (the share above an order statistic has a beta distribution); Efron, "Bootstrap Methods: Another Look at the
-        Jackknife", Annals of Statistics 7, 1979 (the intervals of fitted tails).
+        (the share above an order statistic has a beta distribution). Of fitted tails and their intervals see
+        `detector.pareto`.
     """
     normal = normal or NormalScores.fit(scores)
-    n, ordered = len(scores), np.sort(scores)
+    ordered = np.sort(scores)
+    return _fitted(normal, setting, records_per_day, lambda rank: (float(ordered[rank - 1]), rank))
+
+
+def refit_threshold(normal: NormalScores, setting: ThresholdSetting, records_per_day: float | None = None) -> Threshold:
+    """The threshold that `fit_threshold` would have set on the scores that a distribution was learned from.
+
+    It is the same where it is among the highest of them, which are kept one by one, or extrapolated. Below, it is the
+    next score up that was kept, a 2,048th of all scores away at most; rate and interval are those of that one.
+
+    Raises:
+        TrainingDataError: As of `fit_threshold`.
+    """
+    return _fitted(normal, setting, records_per_day, normal.ranked)
+
+
+def _fitted(
+    normal: NormalScores,
+    setting: ThresholdSetting,
+    records_per_day: float | None,
+    ranked: Callable[[int], tuple[float, int]],
+) -> Threshold:
+    """A threshold on n scores, of which `ranked` gives the one of a rank, or of the next rank up that it knows."""
+    n = normal.n
     rate, stated = check_resolvable(n, setting, records_per_day)
-    rank = min(_rank(n, rate), n)
-    value, tails = normal.score_at(rate, float(ordered[rank - 1]))
+    counted, rank = ranked(min(_rank(n, rate), n))
+    value, tails = normal.score_at(rate, counted)
+    warning = None
     if tails:
         expected = rate
-        (low, high), (rate_low, rate_high) = _bootstrapped(ordered, rate, value)
+        (low, high), (rate_low, rate_high) = _intervals_of_tails(normal, rate, value, ranked)
         warning = (
             f"only {n * rate:.2g} of {n:,} held-out scores are expected above it, so it is extrapolated by {tails} "
             f"fitted tails; {_needed(ENOUGH, rate):,} normal records would show it"
@@ -108,10 +141,10 @@ def fit_threshold(
     else:
         above = n + 1 - rank
         expected = above / (n + 1)
-        rate_low, rate_high = (float(end) for end in beta.ppf([0.025, 0.975], above, rank))
-        low_rank, high_rank = (int(end) for end in binom.ppf([0.025, 0.975], n, 1 - rate))
-        low, high = float(ordered[max(low_rank, 1) - 1]), float(ordered[high_rank]) if high_rank < n else math.inf
-        warning = None
+        rate_low, rate_high = (float(end) for end in beta.ppf(_TAILS, above, rank))
+        low_rank, high_rank = (int(end) for end in binom.ppf(_TAILS, n, 1 - rate))
+        low = min(ranked(max(low_rank, 1))[0], counted)
+        high = ranked(high_rank + 1)[0] if high_rank < n else math.inf
         if n * rate < ENOUGH:
             warning = (
                 f"only {n * rate:.2g} of {n:,} held-out scores are expected above it and no tail could be fitted, so "
@@ -133,25 +166,33 @@ def fit_threshold(
     )
 
 
-def _bootstrapped(
-    ordered: NDArray[np.float64], rate: float, value: float
+def _intervals_of_tails(
+    normal: NormalScores, rate: float, value: float, ranked: Callable[[int], tuple[float, int]]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """95% intervals of the score at a rate and of the rate at a score, from scores that are drawn again.
+    """95% intervals of the score at a rate and of the rate at a score, where tails say what is at that rate.
 
-    Every fit looks at the highest 5% alone, so only those are drawn.
+    The logarithm of the share beyond a score is taken to be normal about its estimate, with the standard error there.
+    The score's interval is of those whose own intervals hold the rate.
     """
-    draw, n = np.random.default_rng(0), len(ordered)
-    count = round(max(LEVELS) * n)
-    values, rates = [], []
-    for _ in range(_DRAWS):
-        again = draw.choice(ordered[n - count :], min(draw.binomial(n, count / n), n))
-        drawn = np.sort(np.concatenate([ordered[: n - len(again)], again]))
-        normal = NormalScores.fit(drawn)
-        values.append(normal.score_at(rate, float(drawn[min(_rank(n, rate), n) - 1]))[0])
-        rates.append(float(normal.probability(np.array([np.nextafter(value, np.inf)]))[0]))
-    low, high = (float(end) for end in np.quantile(values, [0.025, 0.975]))
-    rate_low, rate_high = (float(end) for end in np.quantile(rates, [0.025, 0.975]))
-    return (min(low, value), max(high, value)), (min(rate_low, rate), max(rate_high, rate))
+    tails, width = Tails(normal.tails), float(norm.ppf(_TAILS[1]))
+
+    def factor(score: float) -> float:
+        return math.exp(min(width * tails.standard_error(normal.n, score), 700.0))
+
+    def end(towards: int) -> float:
+        """The score whose own interval ends at the rate."""
+        score, there = value, rate
+        for _ in range(_ROUNDS):
+            before, there = there, min(rate * factor(score) ** towards, 1.0)
+            if there < rate / _WIDEST:
+                return math.inf  # further scores are ever less certain, and none is ruled out
+            score = normal.score_at(there, ranked(min(_rank(normal.n, there), normal.n))[0])[0]
+            if math.isclose(there, before, rel_tol=1e-3):
+                break
+        return score
+
+    own = factor(value)
+    return (min(end(1), value), max(end(-1), value)), (rate / own, min(rate * own, 1.0))
 
 
 def check_resolvable(n: int, setting: ThresholdSetting, records_per_day: float | None) -> tuple[float, str]:
@@ -181,8 +222,11 @@ def _needed(expected: float, rate: float) -> int:
 
 
 def _rank(n: int, rate: float) -> int:
-    """Which of n ascending scores, counted from 1, is the threshold of a rate; n + 1 where none is high enough."""
-    return math.ceil((n + 1) * (1 - rate) - 1e-9)
+    """Which of n ascending scores, counted from 1, is the threshold of a rate; n + 1 where none is high enough.
+
+    The conservative one, from (n + 1)(1 - rate) up: of a further record, at most the rate is expected above it.
+    """
+    return max(math.ceil((n + 1) * (1 - rate) - 1e-9), 1)
 
 
 def _wanted_rate(setting: ThresholdSetting, n: int, records_per_day: float | None) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""Calibrating a detector anew: another threshold for the same weights, set on fresh records."""
+"""Calibrating a detector anew: another threshold for the same weights, on fresh records or the scores it holds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector import Detector, NormalScores, StreamDefinition, Threshold, TrainingDataError, fit_threshold
+from detector import (
+    Detector,
+    NormalScores,
+    StreamDefinition,
+    Threshold,
+    TrainingDataError,
+    fit_threshold,
+    refit_threshold,
+)
 from detector.stream import ThresholdSetting
 from trainer.datasets import Chunk
 from trainer.replay import read_with_history
@@ -38,7 +47,7 @@ class Calibration:
     Attributes:
         detector: The detector with its new threshold; it has no version before it is published.
         before: The threshold that it had.
-        normal: Normal records that the threshold was set on.
+        normal: Normal records whose scores the threshold was set on.
         anomalous: Records labelled anomalous.
         rejects: Rows that are no records of the stream.
         remarks: What a person should know, one line each.
@@ -99,18 +108,65 @@ def calibrate_on(
                 f"{seen:,} of {len(times):,} records are no newer than the last that the detector was trained on: if "
                 "it has seen them, their scores are too low, and so is the threshold"
             )
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    facts = detector.facts | {
-        "fitted_at": now,
-        "calibrated": {
-            "at": now, "from_version": detector.version, "normal": len(normal_scores), "anomalous": int(odd.sum()),
-            "threshold_before": detector.threshold.to_json(),
-        },
-    }  # fmt: skip
-    again = Detector(
-        stream, detector.encoder, detector.scorer, threshold, normal, history=detector.history, facts=facts
-    )
+    now = _now()
+    told = {"on": "records", "scores_of": now, "normal": len(normal_scores), "anomalous": int(odd.sum())}
+    again = _recalibrated(detector, stream, threshold, normal, now, told)
     return Calibration(again, detector.threshold, len(normal_scores), int(odd.sum()), rejects, remarks)
+
+
+def calibrate_on_kept(detector: Detector, stream: StreamDefinition) -> Calibration:
+    """Set a detector's threshold anew without records: on the normal scores that its threshold was set on.
+
+    Of those the highest 2,048 are kept one by one, so that a threshold among or beyond them is the one that the records
+    would give. A budget is spread over as many records a day as there were when the detector was calibrated.
+
+    Args:
+        detector: What holds the scores.
+        stream: Its definition with another `[threshold]`.
+
+    Raises:
+        TrainingDataError: There were too few normal records for the rate, or a budget meets a detector that does not
+            know how many records a day brings.
+    """
+    normal, daily = detector.normal_scores, detector.threshold.records_per_day
+    if stream.threshold.alert_budget is not None and daily is None:
+        raise TrainingDataError(
+            f'alert_budget = "{stream.threshold.alert_budget}" needs to know how many records a day brings, and '
+            f"version {detector.version} does not: its stream declares no event time, or its calibration spanned none. "
+            "State false_alarm_rate or one_in instead, or give fresh records of a stream with [time]"
+        )
+    threshold = refit_threshold(normal, stream.threshold, daily)
+    since = (detector.facts.get("calibrated") or {}).get("scores_of") or detector.facts.get("fitted_at")
+    remarks = [
+        f"no record was read: the threshold is set on the scores of {normal.n:,} normal records that the version holds"
+        + ("" if since is None else f" since {since}")
+        + ", and its interval knows nothing of what has changed since; fresh records would show it"
+    ]
+    if threshold.warning is not None:
+        remarks.append(f"threshold: {threshold.warning}")
+    told = {"on": "kept scores", "scores_of": since, "normal": normal.n, "anomalous": 0}
+    again = _recalibrated(detector, stream, threshold, normal, _now(), told)
+    return Calibration(again, detector.threshold, normal.n, 0, 0, remarks)
+
+
+def _recalibrated(
+    detector: Detector,
+    stream: StreamDefinition,
+    threshold: Threshold,
+    normal: NormalScores,
+    at: str,
+    told: dict[str, Any],
+) -> Detector:
+    """The detector with another threshold, whose manifest says what it was set on."""
+    calibrated = {
+        "at": at, "from_version": detector.version, **told, "threshold_before": detector.threshold.to_json(),
+    }  # fmt: skip
+    facts = detector.facts | {"fitted_at": at, "calibrated": calibrated}
+    return Detector(stream, detector.encoder, detector.scorer, threshold, normal, history=detector.history, facts=facts)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _scored(

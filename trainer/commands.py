@@ -281,7 +281,14 @@ def train(
 
 
 def calibrate(
-    data: Data,
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Fresh records: Parquet, CSV, JSONL or idx files or directories of them, of one format. Without any, "
+            "the new budget or rate is set on the scores that the version holds.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     history: Earlier = None,
     models: Models = Path("models"),
@@ -303,25 +310,33 @@ def calibrate(
     cost_miss: Annotated[float | None, typer.Option(help="Cost of a labelled anomaly without an alert.", min=0)] = None,
     best_f1: Annotated[bool, typer.Option("--best-f1", help="Choose the best F1 on labelled records.")] = False,
 ) -> None:
-    """Set the threshold of a detector anew on fresh records of DATA, without refitting it, as a new version."""
+    """Set the threshold of a detector anew, on fresh records of DATA or without any, as a new version."""
     rates = [value for value in (alert_budget, false_alarm_rate, one_in) if value is not None]
     costs = [value for value in (cost_false_alarm, cost_miss) if value is not None]
     if len(costs) == 1 or bool(rates) + bool(costs) + best_f1 > 1:
         raise typer.BadParameter(
             "say one of: a budget or rate, --cost-false-alarm together with --cost-miss, or --best-f1"
         )
+    if not data and (not rates or history):
+        raise typer.BadParameter(
+            "without records, another promise can be set on the scores that the version holds: state --alert-budget, "
+            "--false-alarm-rate or --one-in, and no --history; costs and F1 need labelled records"
+        )
     with _failures_told():
         from trainer import progress
-        from trainer.calibration import Cost, calibrate_on
+        from trainer.calibration import Cost, calibrate_on, calibrate_on_kept
 
         directory = _directory(models, detector)
         judge = directory.load(_version(directory, version))
         stream = _with_threshold(judge.stream, alert_budget, false_alarm_rate, one_in)
-        with progress.reading(_stderr(), "scoring") as tell:
-            done = calibrate_on(
-                judge, _scored_files(data), stream, earlier=_earlier_files(history),
-                cost=Cost(*costs) if costs else None, best_f1=best_f1, progress=tell,
-            )  # fmt: skip
+        if data:
+            with progress.reading(_stderr(), "scoring") as tell:
+                done = calibrate_on(
+                    judge, _scored_files(data), stream, earlier=_earlier_files(history),
+                    cost=Cost(*costs) if costs else None, best_f1=best_f1, progress=tell,
+                )  # fmt: skip
+        else:
+            done = calibrate_on_kept(judge, stream)
         for remark in done.remarks:
             _note(remark)
         threshold = done.detector.threshold
@@ -333,7 +348,8 @@ def calibrate(
         )  # fmt: skip
         if threshold.expected_per_day is not None:
             _add(table, "expected false alarms", f"{threshold.expected_per_day:,.1f} a day", "")
-        _add(table, "set on", f"{done.normal:,} normal records", f"{done.anomalous:,} labelled anomalous")
+        told = f"{done.anomalous:,} labelled anomalous" if data else "of the version's own calibration"
+        _add(table, "set on", f"{done.normal:,} normal records", told)
         if done.rejects:
             _add(table, "left out", f"{done.rejects:,}", "no records of the stream, or without a score")
         _stdout().print(table)

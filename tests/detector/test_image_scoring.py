@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 import offbeat
-from detector import ArtifactError, ArtifactRefusal, Detector, StreamDefinition, records_of_images, stream_of_images
+from detector import (
+    ArtifactError,
+    ArtifactRefusal,
+    Detector,
+    Messages,
+    StreamDefinition,
+    records_of_images,
+    stream_of_images,
+)
 from detector.image_gradients import CELLS, ORIENTATIONS, Gradients
-from tests.images import STREAM, bars, disc_detector, discs
+from tests.images import STREAM, bars, disc_detector, discs, encoded
 from trainer.evaluation import auroc
 from trainer.fitting_images import ImageFitSettings, fit_images
 
@@ -32,6 +41,15 @@ def test_images_of_another_shape_score_above_the_threshold_and_normal_ones_below
 
     assert (detector.score(bars(8)) > detector.threshold.value).all()
     assert (detector.score(discs(50, seed=9)) <= detector.threshold.value).mean() > 0.9
+
+
+def test_a_pickled_detector_reads_messages_that_are_images_as_before() -> None:
+    detector = disc_detector()
+
+    records, rejects = pickle.loads(pickle.dumps(detector)).decode(Messages([encoded(discs(1)[0]), b"no image"]))
+
+    assert [reject.row for reject in rejects] == [1]
+    assert detector.score(records).tobytes() == detector.score(discs(1)).tobytes()
 
 
 def test_an_image_gets_the_same_bits_alone_and_anywhere_in_any_batch() -> None:

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy import stats
 
 from detector import NormalScores, TrainingDataError
-from detector.pareto import LEAST_SHAPE, MOST_SHAPE, fit_by_likelihood, fit_by_moments, fit_tails_beyond
 
 DRAW = np.random.default_rng(20260101)
 SCORES = DRAW.exponential(size=30_000)
@@ -98,45 +96,29 @@ def test_scores_that_are_not_finite_are_refused(scores: np.ndarray) -> None:
         NormalScores.fit(scores)
 
 
-@pytest.mark.parametrize("shape", [-0.3, 0.0, 0.2, 0.4])
-def test_both_estimators_find_the_tail_that_excesses_were_drawn_from(shape: float) -> None:
-    excesses = stats.genpareto.rvs(shape, size=200_000, random_state=7)
-    mean = excesses.mean()
+def test_a_rank_that_is_kept_gives_its_score_and_another_the_next_one_up_that_is() -> None:
+    draw = np.random.default_rng(8)
+    scores = np.sort(np.where(draw.random(10_001) < 0.5, draw.normal(size=10_001), draw.integers(-3, 4, size=10_001)))
+    normal = NormalScores.fit(scores)
 
-    by_likelihood, by_moments = fit_by_likelihood(excesses / mean), fit_by_moments(excesses / mean)
-
-    assert by_likelihood == pytest.approx((1 / mean, shape), abs=0.02)
-    if shape < 0.3:  # beyond, the variance that moments need converges slowly
-        assert by_moments == pytest.approx((1 / mean, shape), abs=0.05)
-
-
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e12])
-def test_a_tail_is_the_same_on_any_scale(scale: float) -> None:
-    ordered = np.sort(SCORES)
-
-    for tail, scaled in zip(fit_tails_beyond(ordered, 500), fit_tails_beyond(scale * ordered, 500), strict=True):
-        assert scaled.shape == pytest.approx(tail.shape, abs=1e-6)
-        assert scaled.score_at(1e-5) == pytest.approx(scale * tail.score_at(1e-5), rel=1e-6)
+    for rank in [*range(1, 10_002, 7), 7_953, 7_954, 10_000, 10_001]:
+        score, known = normal.ranked(rank)
+        assert score == scores[known - 1]
+        assert rank <= known < rank + 4  # 7,953 scores in 2,048 steps of 4
+        assert known == rank or rank <= 10_001 - 2_048
 
 
-def test_a_tail_and_its_inverse_agree() -> None:
-    for tail in fit_tails_beyond(np.sort(SCORES), 500):
-        for rate in (1e-2, 1e-4, 1e-6):
-            assert tail.probability(np.array([tail.score_at(rate)]))[0] == pytest.approx(rate)
+def test_what_tails_say_is_above_what_is_counted() -> None:
+    for seed in range(20):
+        scores = np.random.default_rng(seed).normal(size=5_000)
+        normal = NormalScores.fit(scores)
+        assert normal.score_at(19.99 / 5_000, 0.0)[0] >= np.sort(scores)[-20]
 
 
-def test_shapes_that_extrapolate_wildly_are_held_back() -> None:
-    heavy = np.sort(stats.genpareto.rvs(2.0, size=2_000, random_state=0))
-    hard = np.sort(stats.genpareto.rvs(-2.0, size=2_000, random_state=0))
+@pytest.mark.parametrize("scale", [1e-6, 1e307])
+def test_probabilities_are_those_of_the_law_on_any_scale(scale: float) -> None:
+    normal = NormalScores.fit(SCORES * scale)
 
-    for excesses in (heavy, hard):
-        for _, shape in (fit_by_likelihood(excesses / excesses.mean()), fit_by_moments(excesses / excesses.mean())):
-            assert LEAST_SHAPE <= shape <= MOST_SHAPE
+    found = normal.probability(np.array([9.0, 11.0, 13.0]) * scale)
 
-
-def test_a_tail_in_two_pieces_is_refused_where_the_second_begins_within_it() -> None:
-    draw = np.random.default_rng(3)
-    mixed = np.sort(np.where(draw.random(50_000) < 0.01, draw.gamma(2, 6, 50_000), draw.gamma(4, 1, 50_000)))
-
-    assert fit_tails_beyond(mixed, 2_500) == []
-    assert len(fit_tails_beyond(mixed, 125)) == 2
+    np.testing.assert_allclose(found, NormalScores.fit(SCORES).probability(np.array([9.0, 11.0, 13.0])), rtol=1e-6)

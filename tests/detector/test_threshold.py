@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from detector import Threshold, TrainingDataError, fit_threshold
+from detector import NormalScores, Threshold, TrainingDataError, fit_threshold, refit_threshold
 from detector.normal_scores import ENOUGH
 from detector.stream import ThresholdSetting
 
@@ -89,6 +89,74 @@ def test_the_intervals_hold_what_they_promise() -> None:
     # 95% of 400 is 380, with a standard deviation of 4.4; the order statistics' interval errs to the wide side.
     assert 365 <= inside_rate <= 395
     assert inside_value >= 365
+
+
+def test_the_intervals_of_extrapolated_thresholds_hold_what_they_promise() -> None:
+    draw = np.random.default_rng(2)
+    inside_value = inside_rate = 0
+    for _ in range(400):
+        threshold = fit_threshold(draw.exponential(size=5_000), rate(1e-3))
+        assert threshold.method == "tail fit"
+        inside_value += threshold.low <= math.log(1e3) <= threshold.high
+        inside_rate += threshold.rate_low <= math.exp(-threshold.value) <= threshold.rate_high
+
+    # 380 are promised, give or take 4.4; a normal approximation on few excesses may miss by a few more.
+    assert 365 <= inside_value <= 396
+    assert 365 <= inside_rate <= 396
+
+
+def test_a_score_that_the_sample_cannot_bound_has_an_interval_without_end() -> None:
+    assert fit_threshold(np.random.default_rng(0).exponential(size=1_000), rate(1e-4)).high == math.inf
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e307])
+@pytest.mark.parametrize("share", [1e-2, 1e-4])
+def test_a_threshold_is_the_same_on_any_scale(scale: float, share: float) -> None:
+    threshold, scaled = fit_threshold(SCORES, rate(share)), fit_threshold(SCORES * scale, rate(share))
+
+    assert (scaled.method, scaled.warning) == (threshold.method, threshold.warning)
+    assert scaled.value == pytest.approx(scale * threshold.value, rel=1e-6)
+
+
+def test_scores_that_are_further_apart_than_numbers_reach_are_counted() -> None:
+    scores = np.concatenate([np.full(9_900, -1.7e308), np.linspace(1e308, 1.7e308, 100)])
+
+    threshold = fit_threshold(scores, rate(1e-3))
+
+    assert np.isfinite([threshold.value, threshold.rate]).all()
+    assert 1e308 < threshold.value <= 1.7e308
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.02, 1e-3, 1e-4, 1e-5])
+def test_a_distribution_alone_gives_the_threshold_of_its_scores(share: float) -> None:
+    kept = NormalScores.restore(NormalScores.fit(SCORES).state())
+
+    threshold, again = fit_threshold(SCORES, rate(share)), refit_threshold(kept, rate(share))
+
+    if share < 0.2:  # among the highest 2,048 of 10,000
+        assert again == threshold
+    else:
+        counted = (1 + int((again.value < SCORES).sum())) / 10_001
+        assert again.rate == pytest.approx(counted)
+        assert share - 4 / 10_000 <= again.rate <= share
+        assert again.rate_low < again.rate < again.rate_high
+        assert again.low < again.value < again.high
+
+
+def test_a_distribution_alone_refuses_what_its_scores_would() -> None:
+    normal = NormalScores.fit(SCORES)
+
+    with pytest.raises(TrainingDataError, match="at least 100,000 held"):
+        refit_threshold(normal, rate(1e-6))
+    with pytest.raises(TrainingDataError, match="declare the event time"):
+        refit_threshold(normal, ThresholdSetting(alert_budget="50/day"))
+
+
+def test_a_threshold_knows_the_event_rate_that_its_budget_came_from() -> None:
+    threshold = fit_threshold(SCORES, ThresholdSetting(alert_budget="50/day"), records_per_day=5000.0)
+
+    assert threshold.records_per_day == pytest.approx(5000)
+    assert fit_threshold(SCORES, rate(0.01)).records_per_day is None
 
 
 def test_a_budget_becomes_a_rate_through_the_event_rate() -> None:

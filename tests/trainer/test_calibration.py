@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import offbeat
-from detector import Detector, ModelDirectory, TrainingDataError
+from detector import Detector, ModelDirectory, StreamDefinition, TrainingDataError
 from tests.trainer.conftest import payments
 from tests.trainer.payments import write_jsonl
-from trainer.calibration import Cost, calibrate_on
+from trainer.calibration import Cost, calibrate_on, calibrate_on_kept
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +121,88 @@ def test_records_that_it_was_trained_on_are_remarked(trained: Path, payments_dir
     done = calibrate_on(the_detector(trained), [payments_dir / "payments.jsonl"])
 
     assert any("no newer than the last that the detector was trained on" in remark for remark in done.remarks)
+
+
+def promising(detector: Detector, **threshold: Any) -> StreamDefinition:
+    """The detector's definition with another promise."""
+    return StreamDefinition.model_validate({**detector.stream.model_dump(), "threshold": threshold})
+
+
+def test_without_records_a_new_budget_is_set_on_the_scores_that_the_version_holds(
+    trained: Path, tmp_path: Path
+) -> None:
+    models = shutil.copytree(trained, tmp_path / "models")
+    before = the_detector(models)
+    daily = before.threshold.records_per_day
+    assert daily is not None
+    words = ["calibrate", "--models", models, "--alert-budget", f"{daily / 10:.6f}/day"]
+
+    result = CliRunner().invoke(offbeat.app, list(map(str, words)))
+
+    assert result.exit_code == 0, result.output
+    after = the_detector(models)
+    assert after.version != before.version
+    assert after.stream.threshold.alert_budget == f"{daily / 10:.6f}/day"
+    assert after.threshold.expected_per_day == pytest.approx(daily / 10, rel=0.05)
+    assert after.threshold.rate == pytest.approx(0.1, rel=0.05)
+    assert after.threshold.rate_low < 0.1 < after.threshold.rate_high
+    assert after.threshold.low <= after.threshold.value <= after.threshold.high
+    kept, left = (each.normal_scores.state() for each in (before, after))
+    assert all(np.array_equal(kept[name], left[name]) for name in kept)
+    told = after.facts["calibrated"]
+    assert (told["on"], told["normal"], told["from_version"]) == ("kept scores", before.threshold.n, before.version)
+    assert "no record was read" in " ".join(result.output.split())
+
+
+def test_without_records_the_threshold_is_the_one_that_the_records_gave(trained: Path, fresh: Path) -> None:
+    detector = the_detector(trained)
+    for rate in (0.2, 0.01, 1e-3):
+        stream = promising(detector, false_alarm_rate=rate)
+        on_records = calibrate_on(detector, [fresh], stream).detector
+
+        again = calibrate_on_kept(on_records, stream)
+
+        assert again.detector.threshold == on_records.threshold
+        assert again.remarks[1:] == (
+            [] if on_records.threshold.warning is None else [f"threshold: {on_records.threshold.warning}"]
+        )
+
+
+def test_the_age_of_kept_scores_is_theirs_and_not_that_of_the_last_calibration(trained: Path, fresh: Path) -> None:
+    detector = calibrate_on(the_detector(trained), [fresh]).detector
+    detector.facts["calibrated"]["scores_of"] = "2020-01-01T00:00:00+00:00"
+
+    once = calibrate_on_kept(detector, promising(detector, one_in=5))
+    twice = calibrate_on_kept(once.detector, promising(detector, one_in=6))
+
+    assert "since 2020-01-01" in twice.remarks[0]
+
+
+def test_a_rate_that_the_kept_scores_cannot_tell_is_refused(trained: Path) -> None:
+    detector = the_detector(trained)
+
+    with pytest.raises(TrainingDataError, match="cannot tell a false-alarm rate of 1e-07"):
+        calibrate_on_kept(detector, promising(detector, false_alarm_rate=1e-7))
+
+
+def test_a_budget_is_refused_where_the_version_does_not_know_the_event_rate(trained: Path) -> None:
+    known = the_detector(trained)
+    detector = Detector(
+        known.stream, known.encoder, known.scorer, replace(known.threshold, expected_per_day=None), known.normal_scores
+    )
+
+    with pytest.raises(TrainingDataError, match="does not: its stream declares no event time"):
+        calibrate_on_kept(detector, promising(detector, alert_budget="5/day"))
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--best-f1",), ("--cost-miss", "3", "--cost-false-alarm", "1"), ("--one-in", "5", "--history", "x")]
+)
+def test_what_needs_records_is_refused_without_any(trained: Path, words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(offbeat.app, ["calibrate", "--models", str(trained), *words])
+
+    assert result.exit_code == 2
+    assert "without records" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
