@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detector import ArtifactError, Detector, Head, Records
+from detector import ArtifactError, Detector, Head, Records, Scorer
 from detector.head import LIMIT, moments
 from detector.scoring import TILE
 from tests.detector.test_scoring import naive_rarity, pool
@@ -42,9 +42,9 @@ def taught() -> Detector:
     return detector
 
 
-def _copy_of_scorer() -> object:
+def _copy_of_scorer() -> Scorer:
     scorer = fitted_detector().scorer
-    return type(scorer).restore(scorer.network, scorer.state())
+    return Scorer.restore(scorer.network, scorer.state())
 
 
 def test_a_score_is_the_label_free_one_raised_by_the_rarity_of_the_logit() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from detector import Detector, Records, StreamDefinition, TrainingDataError
 from detector.stream import LabelField
 from tests.payments import STREAM, decoded, message
+from trainer.estimator import fit
 from trainer.evaluation import average_precision
 from trainer.fitting import FitReport, FitSettings, fit_detector
 from trainer.head import (
@@ -93,6 +94,7 @@ def test_a_record_that_is_sure_beyond_rounding_has_a_finite_loss_and_gradient(lo
     total.backward()
 
     assert torch.isfinite(total)
+    assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
 
@@ -200,6 +202,7 @@ def test_labels_that_are_all_too_young_are_refused() -> None:
 def test_labels_of_a_single_entity_are_refused() -> None:
     records = odd_payments()
     assert records.labels is not None
+    assert records.keys is not None
     of_one = replace(records, keys=np.where(records.labels, "the one", records.keys).astype(object))
 
     with pytest.raises(TrainingDataError, match=r"are of one card\.number"):
@@ -258,6 +261,16 @@ def test_a_head_that_finds_later_anomalies_is_recommended_and_its_threshold_keep
     assert detector.facts["head"]["recommended"]
 
 
+def test_fitting_from_python_warns_where_a_head_is_not_recommended() -> None:
+    records = odd_payments(300)
+
+    with pytest.warns(UserWarning, match="the head is not recommended: 2 labelled anomalies in the test span"):
+        detector = fit(records, stream_of(None), head="cross-entropy")
+
+    assert detector.facts["head"]["labels"] == 11
+    assert detector.scorer.head is not None
+
+
 def test_reasons_explain_the_score_with_the_head() -> None:
     detector, report = fitted("evl")
     assert report.test.labels is not None
@@ -295,6 +308,7 @@ def test_the_interval_of_a_gain_resamples_entities() -> None:
     assert records.labels is not None
     scores = {LABEL_FREE: np.arange(1000.0), "evl": np.arange(1000.0) + 400 * records.labels}
     calibration = dict.fromkeys(scores, np.arange(1000.0))
+    assert records.keys is not None
     of_one = replace(records, keys=np.where(records.labels, "one", records.keys).astype(object))
 
     def width(test: Records) -> float:
