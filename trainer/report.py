@@ -23,7 +23,7 @@ from trainer.loading import Dataset
 from trainer.writing import hidden_fields
 
 NETWORKS = {
-    "denoising": "autoencoder", "convolutional": "autoencoder", "pca": "PCA", LABEL_FREE: "the same without head",
+    "denoising": "autoencoder", "convolutional": "autoencoder", "pca": "PCA", LABEL_FREE: "without head",
 }  # fmt: skip
 """What people call the networks."""
 
