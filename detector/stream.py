@@ -396,12 +396,6 @@ class StreamDefinition(_Closed):
         return self
 
     @model_validator(mode="after")
-    def _a_delay_has_a_time(self) -> Self:
-        if self.label is not None and self.label.delay is not None and self.time is None:
-            raise ValueError("a label's delay counts from the event time: add [time], or remove delay")
-        return self
-
-    @model_validator(mode="after")
     def _a_image_stands_alone(self) -> Self:
         image = self.image
         if image is None:
@@ -422,6 +416,12 @@ class StreamDefinition(_Closed):
                 f"{named[0]} names a field, and values that are images have none: remove {named[0]}, or say in which "
                 'field of a JSON object the image is, as in field = "image"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_delay_has_a_time(self) -> Self:
+        if self.label is not None and self.label.delay is not None and self.time is None:
+            raise ValueError("a label's delay counts from the event time: add [time], or remove delay")
         return self
 
     @property
