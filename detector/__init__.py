@@ -16,6 +16,7 @@ from detector.errors import (
     TrainingDataError,
 )
 from detector.explain import Contribution, Explanation, ImageExplanation
+from detector.head import Head
 from detector.history import History, HistoryChanges, HistoryState, HistoryUndo
 from detector.history_blocks import Block, count_blocks, entities_per_block, pack_block, unpack_block
 from detector.history_file import pack_state, read_state
@@ -51,6 +52,7 @@ __all__ = [
     "Echo",
     "Encoder",
     "Explanation",
+    "Head",
     "History",
     "HistoryChanges",
     "HistoryMismatch",

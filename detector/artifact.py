@@ -3,7 +3,7 @@
 Loading one never runs code: tensors are in safetensors, all else is JSON. The format:
 
     manifest.json         stream definition, encoder, architecture, threshold, facts, and the sha256 of every other file
-    weights.safetensors   tensors of network, scorer and encoder, and of the scores of normal records
+    weights.safetensors   tensors of network, scorer with its head, and encoder, and of the scores of normal records
     golden.json           made-up messages with the scores that they must get
     report.html           for people; any other file that the trainer adds is listed and hashed likewise
 

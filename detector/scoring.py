@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.codebook import Codebook
+from detector.head import Head
 from detector.networks import Autoencoder, LinearAutoencoder
 from detector.rescaling import Rescaling
 from detector.tails import add_up, beyond, fit_tails, keep_largest, rarity
@@ -35,6 +36,10 @@ TAILS_BESIDE, TAILS_AGAINST = 0.15, 0.18
 
 RECORDS_OF_HALF_KNOWN = 10_000
 """Tails that so many normal records taught are known by half."""
+
+
+_RARITIES = 4
+"""Statistics whose rarities a head looks at."""
 
 
 def in_tiles(compute: Callable[[Tensor], Tensor], matrix: NDArray[np.float32], height: int = TILE) -> NDArray[Any]:
@@ -105,7 +110,7 @@ class Scorer:
     as the tails of few records are more of what those few happened to be.
 
     The score is the rarity of the evidence among normal records, in decades on the same scale: 1 is a record in ten, 2
-    one in a hundred, and so on without end.
+    one in a hundred, and so on without end. A `head` that labelled anomalies taught, where there is one, raises it.
 
     Sources: Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
         Multivariate Analysis 88, 2004 (the shrinkage of the covariance); Kessy, Lewin and Strimmer, "Optimal Whitening
@@ -142,6 +147,7 @@ class Scorer:
         self.trust = _copy(trust)  # (): the weight of what single columns say
         self.known = _copy(known)  # (): how well the tails are known, from 0 to 1
         self.evidence_tail = evidence_tail.numpy().copy()  # (5, 1): of what both say together
+        self.head: Head | None = None
 
     @classmethod
     def fit(
@@ -212,8 +218,9 @@ class Scorer:
     def state(self) -> dict[str, Tensor]:
         """All that was fitted beside the network: tensors by name, as `restore` takes them."""
         own = {name: torch.as_tensor(getattr(self, name)) for name in self.STATE}
-        book = {} if self.codebook is None else self.codebook.state()
-        return own | {f"codebook.{name}": torch.from_numpy(np.ascontiguousarray(array)) for name, array in book.items()}
+        arrays = {} if self.codebook is None else _under("codebook.", self.codebook.state())
+        arrays |= {} if self.head is None else _under("head.", self.head.state())
+        return own | {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
 
     @classmethod
     def restore(cls, network: Autoencoder, state: Mapping[str, Tensor]) -> Scorer:
@@ -221,11 +228,29 @@ class Scorer:
 
         Raises:
             KeyError: A part of the state is missing.
+            ValueError: Its parts do not belong together.
         """
         book = None
         if any(name.startswith("codebook.") for name in state):
             book = Codebook(**{name: state[f"codebook.{name}"].numpy() for name in Codebook.STATE})
-        return cls(network, book, **{name: state[name] for name in cls.STATE})
+        scorer = cls(network, book, **{name: state[name] for name in cls.STATE})
+        if any(name.startswith("head.") for name in state):
+            scorer.attach(Head.restore({name: state[f"head.{name}"].numpy() for name in Head.STATE}))
+        return scorer
+
+    def attach(self, head: Head) -> None:
+        """Score with a head from now on.
+
+        Raises:
+            ValueError: The head looks at other inputs than those that this scorer has.
+        """
+        inputs = len(self.centre) + _RARITIES + 1
+        if len(head.weights) != inputs:
+            raise ValueError(
+                f"a head of {len(head.weights)} inputs does not belong to a scorer that has {inputs}: it is damaged, "
+                "or was taught by another one"
+            )
+        self.head = head
 
     def encode(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Codes (n, k) of encoded records (n, d)."""
@@ -252,7 +277,27 @@ class Scorer:
 
         With `leave_out` a record that is a code of the codebook itself is scored as if it were none.
         """
-        evidence = self._evidence(matrix, self._statistics(matrix), leave_out=leave_out)
+        if self.head is not None:
+            return self.head.score(self.head_inputs(matrix, leave_out=leave_out))
+        return self._label_free(matrix, self._statistics(matrix), leave_out=leave_out)
+
+    def head_inputs(self, matrix: NDArray[np.float32], *, leave_out: bool = False) -> NDArray[np.float64]:
+        """What a head looks at of encoded records (n, d): (n, v + k + 5).
+
+        Residuals (v) and codes (k) in deviations of normal records, the rarities of length, peak, surprise and size,
+        and the label-free score.
+        """
+        statistics = self._statistics(matrix)
+        standard = in_tiles(lambda rows: self._standard(rows.T[self.varying].contiguous()).T.contiguous(), matrix)
+        rarities = rarity(statistics.T, self.statistic_tails).T
+        scores = self._label_free(matrix, statistics, leave_out=leave_out)
+        return np.concatenate([standard, rarities, scores[:, None]], axis=1, dtype=np.float64)
+
+    def _label_free(
+        self, matrix: NDArray[np.float32], statistics: NDArray[np.float64], *, leave_out: bool
+    ) -> NDArray[np.float64]:
+        """Scores (n,) of encoded records (n, d) with their statistics (n, 4), as they are without a head."""
+        evidence = self._evidence(matrix, statistics, leave_out=leave_out)
         scores: NDArray[np.float64] = rarity(evidence[None], self.evidence_tail)[0]
         return scores
 
@@ -401,6 +446,10 @@ def _linear_residuals(
     factors = np.concatenate([standard[:, :width], standard @ whitening[:, :width]], axis=1)
     shifts = np.concatenate([(centre / deviation)[:width], (centre / deviation) @ whitening[:, :width]])
     return factors, mean @ factors + shifts
+
+
+def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {f"{prefix}{name}": array for name, array in arrays.items()}
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -83,12 +83,26 @@ class TimeField(Closed):
 
 
 class LabelField(Closed):
-    """Which records are known anomalies: they are kept out of training and used to evaluate, never to score."""
+    """Which records are known anomalies: they are kept out of training and used to evaluate.
+
+    They take part in scores only where a head is asked for, which learns from them.
+    """
 
     field: str = Field(min_length=1, description="Path of the field that holds the label.")
     anomalous: tuple[bool | int | str, ...] = Field(
         (1, True), min_length=1, description="Values that mark a known anomaly; all others mean normal."
     )
+    delay: str | None = Field(
+        None,
+        description="How long after its event time a label is known: a younger one teaches no head. Needs [time].",
+    )
+
+    _spans = field_validator("delay")(span_is_readable)
+
+    @property
+    def delay_us(self) -> int:
+        """`delay` in microseconds, 0 where labels are known at once."""
+        return 0 if self.delay is None else span_us(self.delay)
 
 
 class ThresholdSetting(Closed):
@@ -406,6 +420,12 @@ class StreamDefinition(Closed):
                 f"{named[0]} names a field, and values that are images have none: remove {named[0]}, or say in which "
                 'field of a JSON object the image is, as in field = "image"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_delay_has_a_time(self) -> Self:
+        if self.label is not None and self.label.delay is not None and self.time is None:
+            raise ValueError("a label's delay counts from the event time: add [time], or remove delay")
         return self
 
     @property

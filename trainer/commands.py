@@ -197,6 +197,14 @@ def train(
             "--allow-leakage", help="Allow a feature that by itself tells the labelled anomalies from normal records."
         ),
     ] = False,
+    head: Annotated[
+        Literal["evl", "cross-entropy", "focal"] | None,
+        typer.Option(
+            help="Let labelled anomalies teach a head by this loss, which raises the scores of records like them. What "
+            "it is worth on later records is printed beside the score without it.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
 ) -> None:
     """Fit a detector on the normal records of DATA and publish it as a new version under --models.
@@ -219,7 +227,7 @@ def train(
             raise typer.BadParameter("images have a network of their own, and PCA beside it", param_hint="--network")
         settings = FitSettings(
             seed=seed, network=network, most_steps=steps or FitSettings.most_steps, most_seconds=most_seconds,
-            most_records=most_records, device=device, allow_leakage=allow_leakage, threads=threads,
+            most_records=most_records, device=device, allow_leakage=allow_leakage, head=head, threads=threads,
         )  # fmt: skip
         checkpoints = None if checkpoint is None else Checkpoints(checkpoint, resume, checkpoint_every)
         files = _training_files(data)
@@ -568,6 +576,9 @@ def show_model(
         for kind, quality in (facts.get("evaluation") or {}).items():
             figures = f"AUROC {quality['auroc']:.4f}, average precision {quality['average_precision']:.4f}"
             _add(table, f"quality: {kind}", figures)
+        if told := facts.get("head"):
+            advice = "recommended" if told["recommended"] else "not recommended"
+            _add(table, "head", f"{told['loss']}, taught by {told['labels']:,} labelled anomalies; {advice}")
         _add(table, "features", ", ".join(loaded.feature_names))
         for row in history_rows(loaded):
             _add(table, f"history: {row.name}", f"{row.value} {row.remark}".rstrip())
@@ -823,14 +834,17 @@ def _table(*columns: str, head: bool = True) -> Table:
 
 def _print_result(detector: Detector, report: FitReport, dataset: Dataset) -> None:
     """The table at the end of training."""
-    from trainer.report import history_rows, loss_rows, quality_rows, record_rows, threshold_rows
+    from trainer.report import head_rows, history_rows, loss_rows, quality_rows, record_rows, threshold_rows
 
     console = _stdout()
+    if report.head is not None:
+        _note(report.head.verdict)
     for title, rows in (
         ("records", record_rows(report, dataset)),
         ("history", history_rows(detector)),
         ("training", loss_rows(report)),
         ("threshold", threshold_rows(report)),
+        ("head", head_rows(report)),
     ):
         if rows:
             console.print(_rows(title, rows))

@@ -30,12 +30,14 @@ from detector.stream import NumberFeature, ThresholdSetting
 from trainer.columns import table_columns
 from trainer.errors import NotFittedError
 from trainer.fitting import LEAST_NORMAL_RECORDS, FitSettings, fit_detector
+from trainer.head import Loss
 from trainer.proposal import propose
 
 
 def fit(
-    records: Any, stream: StreamDefinition | Path | str | None = None, *, seed: int = 0, allow_leakage: bool = False
-) -> Detector:
+    records: Any, stream: StreamDefinition | Path | str | None = None, *, seed: int = 0, allow_leakage: bool = False,
+    head: Loss | None = None,
+) -> Detector:  # fmt: skip
     """Fit a detector on normal records.
 
     Rows of a table that are not records of the stream are left out with a warning; those that the stream's label
@@ -49,6 +51,8 @@ def fit(
             table as `offbeat init` does.
         seed: The same data and seed give the same detector.
         allow_leakage: Whether a feature may by itself tell the labelled anomalies from normal records.
+        head: Loss of a head that labelled anomalies teach: "evl", "cross-entropy" or "focal"; None for none. What it is
+            worth stands in the detector's `facts["head"]`, and in a warning where it is not recommended.
 
     Raises:
         TrainingDataError: The data cannot train or calibrate a detector; says what is missing.
@@ -56,7 +60,11 @@ def fit(
         ValueError: A matrix has the wrong shape, or holds an infinity.
     """
     definition, decoded = to_records(records, stream)
-    return fit_detector(decoded, definition, FitSettings(seed=seed, allow_leakage=allow_leakage))[0]
+    settings = FitSettings(seed=seed, allow_leakage=allow_leakage, head=head)
+    detector, report = fit_detector(decoded, definition, settings)
+    if report.head is not None and not report.head.recommended:
+        warnings.warn(report.head.verdict, stacklevel=2)
+    return detector
 
 
 def fit_threshold(scores: Any, rate: float) -> Threshold:

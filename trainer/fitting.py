@@ -21,6 +21,7 @@ from detector import (
     DenoisingAutoencoder,
     Detector,
     Encoder,
+    Head,
     History,
     LinearAutoencoder,
     NormalScores,
@@ -38,6 +39,7 @@ from trainer.checkpoints import Checkpoints
 from trainer.comparison import choose_scale
 from trainer.evaluation import Evaluation, evaluate
 from trainer.examination import examine
+from trainer.head import LABEL_FREE, LOSSES, MOST_NORMAL, HeadReport, KnownLabels, Loss, compare, fit_head, known_labels
 from trainer.processes import ALONE, Device, Processes, choose_device
 from trainer.replay import remember
 from trainer.training import TrainingResult, TrainingSettings, train
@@ -75,6 +77,7 @@ class FitSettings:
         code_share: Width of each member's code as a share of the columns that vary.
         no_history_share: Share of the rows to fit on whose history is hidden, so that an entity without any is no
             surprise.
+        head: Loss of a head that learns from labelled anomalies, None for the label-free score alone.
         threads: Threads of torch while fitting; the result may differ in the last bits between numbers of threads.
     """
 
@@ -93,6 +96,7 @@ class FitSettings:
     hidden_share: float = 0.15
     code_share: float = 0.8
     no_history_share: float = 0.05
+    head: Loss | None = None
     threads: int = 1
 
 
@@ -124,6 +128,7 @@ class FitReport:
         calibration_scores: Scores of held-out normal records, (n,).
         test: The test span, with anomalies.
         test_scores: The detector's scores on it.
+        head: Whether the head that was asked for is worth it, None where there is none.
         column_errors: Mean squared residual of each feature on calibration records, in squared deviations.
         seconds: Wall time of the fit.
     """
@@ -138,6 +143,7 @@ class FitReport:
     test: Records
     test_scores: NDArray[np.float64]
     training: TrainingResult | None = None
+    head: HeadReport | None = None
     remarks: list[str] = field(default_factory=list)
     feature_errors: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -145,12 +151,13 @@ class FitReport:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the records by use, each in order of time."""
+    """Rows of the records by use, each in order of time; `span` is all before the test part, anomalies included."""
 
     fit: NDArray[np.int64]
     validate: NDArray[np.int64]
     calibrate: NDArray[np.int64]
     test: NDArray[np.int64]
+    span: NDArray[np.int64]
 
 
 def split_by_time(records: Records, seed: int) -> Split:
@@ -179,7 +186,7 @@ def split_by_time(records: Records, seed: int) -> Split:
         )
     ends = [round(len(normal) * share) for share in (0.65, 0.75)]
     fit, validate, calibrate = np.split(normal, ends)
-    return Split(fit, validate, calibrate, order[start_of_test:])
+    return Split(fit, validate, calibrate, order[start_of_test:], earlier)
 
 
 @dataclass(frozen=True)
@@ -195,6 +202,7 @@ class _Prepared:
     calibration: Records
     rate: float
     unknown: list[NDArray[np.float64]]
+    known: KnownLabels | None
     to_fit: Records
     encoder: Encoder
     fitting: NDArray[np.float32]
@@ -218,9 +226,10 @@ def fit_detector(
     """Fit encoder, network, scorer and threshold on the normal records among `records`.
 
     Args:
-        records: Decoded records in order; those labelled anomalous serve to evaluate alone. Where the stream has
-            history features and they carry none, they get those that they have among themselves in order of event
-            time, and those of the first longest window are history alone, unless there are no others.
+        records: Decoded records in order; those labelled anomalous serve to evaluate, and to teach a head where one is
+            asked for. Where the stream has history features and they carry none, they get those that they have among
+            themselves in order of event time, and those of the first longest window are history alone, unless there are
+            no others.
         stream: What a record is.
         settings: How to fit.
         progress: Called as the fit goes on.
@@ -277,6 +286,9 @@ def fit_detector(
             linear, seen, encoder.indicators, varying=ready.varying,
             beside=scorers.get(network.kind) if same_width else None,
         )  # fmt: skip
+        heads = {} if ready.known is None else _teach(ready, scorers[network.kind], seen)
+        if settings.head is not None:
+            scorers[network.kind].attach(heads[settings.head])
         of_normal = {kind: scorer.score(calibrating, leave_out=True) for kind, scorer in scorers.items()}
         daily = records_per_day(ready.calibration)
         detectors = {
@@ -288,6 +300,15 @@ def fit_detector(
         detector, calibration_scores = detectors[network.kind], of_normal[network.kind]
         test = ready.records.take(split.test)
         scores = {kind: each.score(test) for kind, each in detectors.items()}
+        head = None
+        if settings.head is not None and ready.known is not None:
+            inputs = [
+                scorers[network.kind].head_inputs(matrix, leave_out=of_codes)
+                for matrix, of_codes in ((encoder.encode(test), False), (calibrating, True))
+            ]
+            tried, of_calibration = ({LABEL_FREE: each[:, -1], **_by_head(heads, each)} for each in inputs)
+            head = compare(settings.head, ready.known, tried, of_calibration, test, stream, daily)
+            scores[LABEL_FREE] = tried[LABEL_FREE]
         evaluation = _evaluate(stream, test, scores)
         feature_errors = detector.scorer.score_features(calibrating, encoder.slices).mean(axis=0)
     counts = {name: len(getattr(split, name)) for name in ("fit", "validate", "calibrate", "test")}
@@ -300,6 +321,7 @@ def fit_detector(
         best_step=best_step,
         losses=[[step, round(fitted, 6), round(validating, 6)] for step, fitted, validating in losses],
         training=None if training is None else told(training),
+        head=None if head is None else head.to_json(),
         remarks=ready.remarks,
         evaluation=plain(evaluation),
     )
@@ -314,6 +336,7 @@ def fit_detector(
         test=test,
         test_scores=scores[network.kind],
         training=training,
+        head=head,
         remarks=ready.remarks,
         feature_errors=dict(zip(encoder.names, feature_errors.tolist(), strict=True)),
         seconds=time.perf_counter() - began,
@@ -360,6 +383,7 @@ def _prepare(
     split, spared = replace(split, fit=kept), len(split.fit) - len(kept)
     calibration = records.take(split.calibrate)
     rate, _ = check_resolvable(len(calibration), stream.threshold, records_per_day(calibration))  # before the long part
+    known = None if settings.head is None else known_labels(records, split.span, stream)
     remarks = examine(
         records, np.concatenate([split.fit, split.validate]), stream, allow_leakage=settings.allow_leakage
     )
@@ -383,7 +407,7 @@ def _prepare(
     count = int(varying.sum())
     code_width = max(1, min(round(count * settings.code_share), count - 1))
     return _Prepared(
-        records, history, read, split, spared, remarks, calibration, rate, unknown, to_fit, encoder, fitting,
+        records, history, read, split, spared, remarks, calibration, rate, unknown, known, to_fit, encoder, fitting,
         validation, varying, code_width,
     )  # fmt: skip
 
@@ -490,6 +514,20 @@ def told(training: TrainingResult) -> dict[str, Any]:
     told["seconds"] = round(training.seconds, 1)
     told["reproducible"] = told.pop("is_reproducible")
     return told
+
+
+def _teach(ready: _Prepared, scorer: Scorer, seen: NDArray[np.float32]) -> dict[Loss, Head]:
+    """A head by each loss, taught by the labels that were known in time beside normal records (n, d) that were seen."""
+    assert ready.known is not None  # noqa: S101 - asked by the caller
+    some = seen[:: -(-len(seen) // MOST_NORMAL)]
+    normal = scorer.head_inputs(some, leave_out=True)
+    anomalous = scorer.head_inputs(ready.encoder.encode(ready.records.take(ready.known.rows)))
+    return {loss: fit_head(normal, anomalous, loss) for loss in LOSSES}
+
+
+def _by_head(heads: dict[Loss, Head], inputs: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Scores (n,) of inputs (n, m) by each head."""
+    return {loss: head.score(inputs) for loss, head in heads.items()}
 
 
 def _evidence_rows(unknown: NDArray[np.float64], settings: FitSettings, rate: float) -> NDArray[np.int64]:

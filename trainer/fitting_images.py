@@ -18,6 +18,7 @@ from detector import (
     LinearAutoencoder,
     Records,
     StreamDefinition,
+    TrainingDataError,
     check_resolvable,
 )
 from detector.image_gradients import Gradients
@@ -85,7 +86,13 @@ class ImageFitSettings:
 
     @classmethod
     def of(cls, settings: FitSettings, most_steps: int | None = None) -> ImageFitSettings:
-        """The settings for tables that hold for images too; those of their networks do not."""
+        """The settings for tables that hold for images too; those of their networks do not.
+
+        Raises:
+            TrainingDataError: They ask for a head.
+        """
+        if settings.head is not None:
+            raise TrainingDataError("a head is for records of fields, and this stream is of images: leave out the head")
         return cls(
             seed=settings.seed, most_steps=most_steps or cls.most_steps, most_seconds=settings.most_seconds,
             most_records=settings.most_records, device=settings.device, threads=settings.threads,

@@ -18,10 +18,13 @@ from detector import Contribution, Detector, Explanation, History, Records, to_p
 from detector.times import iso8601
 from trainer.evaluation import Evaluation
 from trainer.fitting import FitReport
+from trainer.head import LABEL_FREE
 from trainer.loading import Dataset
 from trainer.writing import hidden_fields
 
-NETWORKS = {"denoising": "autoencoder", "convolutional": "autoencoder", "pca": "PCA"}
+NETWORKS = {
+    "denoising": "autoencoder", "convolutional": "autoencoder", "pca": "PCA", LABEL_FREE: "without head",
+}  # fmt: skip
 """What people call the networks."""
 
 _EXAMPLES = 10
@@ -146,6 +149,26 @@ def threshold_rows(report: FitReport) -> list[Row]:
     return rows
 
 
+def head_rows(report: FitReport) -> list[Row]:
+    """What labels taught, and what that is worth beside the score without it; empty where there is no head."""
+    head = report.head
+    if head is None:
+        return []
+    young = f"; {head.too_young:,} more were not known in time" if head.too_young else ""
+    rows = [Row("taught by", f"{head.labels:,}", f"labelled anomalies of the training span{young}")]
+    for name, result in head.results.items():
+        gain = f"; gain {result.gain:+.3f}, 95% interval {result.gain_low:+.3f} to {result.gain_high:+.3f}"
+        rows.append(
+            Row(
+                f"{name}, published" if name == head.loss else name,
+                f"{result.average_precision:.4f}",
+                f"average precision on {head.tested:,} later anomalies; recall at the threshold {result.recall:.1%}"
+                + ("" if name == LABEL_FREE else gain),
+            )
+        )
+    return [*rows, Row("verdict", "recommended" if head.recommended else "not recommended", head.verdict)]
+
+
 def loss_rows(report: FitReport) -> list[Row]:
     """Where training ended; empty for a network without steps."""
     if not report.losses:
@@ -221,6 +244,8 @@ def render(detector: Detector, report: FitReport, dataset: Dataset) -> bytes:
             f"<p>{sizes.anomalies:,} known anomalies among {sizes.records:,} records.</p>",
             _table(quality_rows(report.evaluation, stream.key)),
         ]
+    if report.head is not None:
+        parts += ["<h2>Head</h2>", _rows(head_rows(report))]
     if report.losses:
         parts += ["<h2>Training</h2>", _rows(loss_rows(report)), _figure(_loss_curve(report), "Losses by step.")]
     if detector.history is not None:

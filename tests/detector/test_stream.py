@@ -39,6 +39,7 @@ def test_any_field_name_survives_the_way_through_toml(field: str) -> None:
         ('field = "amount"', 'field = "shop.kind"', ["defined twice"]),
         ('field = "amount"', 'field = "card"', ["'card'", "value and an object"]),
         ('[label]\nfield = "fraud"', "[label]", ["label.field", "is missing"]),
+        ('field = "fraud"', 'field = "fraud"\ndelay = "a week"', ["label.delay", "'a week'", '"7d"']),
     ],
 )
 def test_a_wrong_definition_is_refused_with_file_key_and_remedy(old: str, new: str, says: list[str]) -> None:
@@ -48,6 +49,14 @@ def test_a_wrong_definition_is_refused_with_file_key_and_remedy(old: str, new: s
         StreamDefinition.from_toml(DEFINITION.replace(old, new), source="my/stream.toml")
 
     assert all(part in str(refusal.value) for part in ["my/stream.toml: ", *says]), str(refusal.value)
+
+
+def test_a_delay_of_labels_without_a_time_to_count_from_is_refused() -> None:
+    text = 'name = "s"\n[label]\nfield = "odd"\ndelay = "7d"\n[[feature]]\nkind = "number"\nfield = "x"\n'
+
+    with pytest.raises(StreamDefinitionError, match=r"delay counts from the event time: add \[time\]"):
+        StreamDefinition.from_toml(text)
+    assert StreamDefinition.from_toml(text.replace("[label]", '[time]\nfield = "at"\n[label]')).label is not None
 
 
 def test_what_is_not_toml_is_refused_with_its_line() -> None:

@@ -473,3 +473,40 @@ def test_earlier_files_are_refused_where_no_history_is_kept(trained: Trained, tm
 
     assert result.exit_code == 2
     assert "has no features from history" in result.stderr
+
+
+def test_a_head_is_taught_compared_and_published_only_where_it_is_asked_for(trained: Trained, tmp_path: Path) -> None:
+    stream = trained.models.parent / "stream.toml"
+
+    said = train(trained.data, stream, tmp_path, "--head", "focal", "--seed", 1)
+
+    assert said.exit_code == 0, said.stderr
+    assert "the head is not recommended: 3 labelled anomalies in the test span cannot tell" in said.stderr
+    assert "it is published as asked" in said.stderr
+    shown = offbeat("models", "show", "--models", tmp_path).stdout
+    assert re.search(r"head +focal, taught by \d+ labelled anomalies; not recommended", shown)
+    loaded = ModelDirectory(tmp_path / "payments").load(ModelDirectory(tmp_path / "payments").versions()[0])
+    assert loaded.scorer.head is not None
+    page = (loaded_directory(tmp_path) / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Head</h2>" in page
+    assert "<h2>Head</h2>" not in (loaded_directory(trained.models) / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"^head ", offbeat("models", "show", "--models", trained.models).stdout, re.MULTILINE)
+
+
+def loaded_directory(models: Path) -> Path:
+    directory = ModelDirectory(models / "payments")
+    return directory.path(directory.versions()[0])
+
+
+def test_labels_that_come_too_late_to_teach_a_head_are_refused_before_training(
+    trained: Trained, tmp_path: Path
+) -> None:
+    stream, label = tmp_path / "late.toml", 'field = "is_fraud"'
+    text = (trained.models.parent / "stream.toml").read_text()
+    stream.write_text(text.replace(label, f'{label}\ndelay = "30d"'))
+
+    said = train(trained.data, stream, tmp_path / "models", "--head", "evl")
+
+    assert said.exit_code == 2
+    assert "0 labelled anomalies that were known in time are too few to teach a head" in said.stderr
+    assert not (tmp_path / "models").exists()

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from detector import ConvolutionalAutoencoder, Detector, records_of_images
+from detector import ConvolutionalAutoencoder, Detector, TrainingDataError, records_of_images
 from tests.images import STREAM, bars, discs
 from trainer.checkpoints import Checkpoints
 from trainer.errors import CheckpointError
-from trainer.fitting import FitProgress
+from trainer.fitting import FitProgress, FitSettings
 from trainer.fitting_images import ImageFitSettings, fit_images
 
 RECORDS = records_of_images(STREAM, discs(120))
@@ -83,3 +83,8 @@ def test_the_losses_of_shares_add_up_to_that_of_the_whole_batch() -> None:
 
     assert loss(slice(0, 4)) + loss(slice(4, 10)) == pytest.approx(loss(slice(0, 10)), rel=1e-5)
     assert loss(slice(0, 4)) != pytest.approx(loss(slice(0, 10)), rel=0.1)
+
+
+def test_images_have_no_head() -> None:
+    with pytest.raises(TrainingDataError, match="this stream is of images"):
+        ImageFitSettings.of(FitSettings(head="evl"))
