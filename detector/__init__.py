@@ -3,7 +3,8 @@
 from detector.codebook import Codebook
 from detector.decode import Decoder, Echo, Reject, RejectReason
 from detector.detector import Detector, Verdicts
-from detector.encode import Encoder
+from detector.drift import DriftCounts, DriftReference
+from detector.encode import Encoder, Notes
 from detector.errors import (
     ArtifactError,
     ArtifactRefusal,
@@ -41,6 +42,8 @@ __all__ = [
     "DenoisingAutoencoder",
     "Detector",
     "DetectorError",
+    "DriftCounts",
+    "DriftReference",
     "Echo",
     "Encoder",
     "Explanation",
@@ -58,6 +61,7 @@ __all__ = [
     "Messages",
     "ModelDirectory",
     "NormalScores",
+    "Notes",
     "Records",
     "Reject",
     "RejectReason",

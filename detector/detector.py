@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.decode import Decoder, Echo, Reject
+from detector.drift import DriftCounts, DriftReference
 from detector.encode import Encoder, Notes
 from detector.explain import Explanation, explain
 from detector.history import History, HistoryChanges, HistoryState
@@ -40,6 +41,7 @@ class Verdicts:
         unscorable: Rows whose score is not finite, (u,): neither normal nor anomalous.
         missing: Records without a value, by feature.
         unseen: Records with a category that no normal record had, by feature.
+        drift: The records by bin, to be compared with those of calibration; None where the detector has no reference.
     """
 
     scores: NDArray[np.float64]
@@ -50,6 +52,7 @@ class Verdicts:
     unscorable: NDArray[np.int64]
     missing: dict[str, int] = field(default_factory=dict)
     unseen: dict[str, int] = field(default_factory=dict)
+    drift: DriftCounts | None = None
 
     @property
     def ratios(self) -> NDArray[np.float64]:
@@ -67,6 +70,8 @@ class Detector:
         threshold: The boundary, and what it promises.
         normal_scores: How often normal records score beyond a value.
         history: What is remembered of entities, None where the stream has no features from it.
+        reference: What the records that it was calibrated on were like, None where they were too few, or the artifact
+            is from before there were references.
         facts: What the artifact's manifest tells people: when and on what it was trained, metrics, library versions.
         version: Version of the artifact that it was read from, None before.
         sha256: Hash of that artifact's manifest, None before.
@@ -81,6 +86,7 @@ class Detector:
         normal_scores: NormalScores,
         *,
         history: History | None = None,
+        reference: DriftReference | None = None,
         facts: Mapping[str, Any] | None = None,
         version: str | None = None,
         sha256: str | None = None,
@@ -90,6 +96,7 @@ class Detector:
         self.encoder: Any = encoder
         self.scorer: Any = scorer
         self.history = history
+        self.reference = reference
         self.facts: dict[str, Any] = dict(facts or {})
         self.version, self.sha256 = version, sha256
         values_are_images = stream.image is not None and stream.image.field is None
@@ -172,6 +179,7 @@ class Detector:
             unscorable=np.flatnonzero(~finite),
             missing={name: int(mask.sum()) for name, mask in notes.missing.items()},
             unseen={name: int(mask.sum()) for name, mask in notes.unseen.items()},
+            drift=None if self.reference is None else DriftCounts(self.reference, self.reference.count(notes, scores)),
         )
         return verdicts, changes
 

@@ -20,10 +20,12 @@ from detector import (
     Autoencoder,
     DenoisingAutoencoder,
     Detector,
+    DriftReference,
     Encoder,
     History,
     LinearAutoencoder,
     NormalScores,
+    Notes,
     Records,
     Scorer,
     StreamDefinition,
@@ -262,7 +264,8 @@ def fit_detector(
         say(FitProgress("calibrate", 0, 1))
         rows = _evidence_rows(np.concatenate(ready.unknown), settings, ready.rate)
         seen = np.concatenate([fitting, ready.validation])[rows]
-        calibrating = encoder.encode(ready.calibration)
+        notes = Notes()
+        calibrating = encoder.encode(ready.calibration, notes)
         codes = seen if len(seen) >= MOST_CODES else np.concatenate([seen, calibrating])
         facts = facts_of(stream, ready.records, split, fitting, settings, _LIBRARIES)
         scorers: dict[str, Scorer] = {}
@@ -281,7 +284,13 @@ def fit_detector(
         daily = records_per_day(ready.calibration)
         detectors = {
             kind: Detector(
-                stream, encoder, scorer, *calibrated(of_normal[kind], stream, daily), history=ready.history, facts=facts
+                stream,
+                encoder,
+                scorer,
+                *calibrated(of_normal[kind], stream, daily),
+                history=ready.history,
+                reference=DriftReference.fit(encoder, notes, of_normal[kind], span_s(ready.calibration.event_times)),
+                facts=facts,
             )
             for kind, scorer in scorers.items()
         }
@@ -523,6 +532,13 @@ def calibrated(
     """
     normal = NormalScores.fit(scores)
     return fit_threshold(scores, stream.threshold, daily, normal), normal
+
+
+def span_s(times: NDArray[np.datetime64] | None) -> float | None:
+    """Time from the first record to the last in seconds; None where there is no time."""
+    if times is None or len(times) == 0 or np.isnat(times).any():
+        return None
+    return float((times.max() - times.min()) / np.timedelta64(1, "s"))
 
 
 def records_per_day(records: Records) -> float | None:
