@@ -138,7 +138,8 @@ class DriftReference:
         With n = m = 1,000 and 24 bins the deviation left is 0.014. Records that depend on each other scatter more.
 
         Shares are smoothed so that an empty bin is no infinity: half a record is added to each bin of the reference,
-        and half a record a bin to the others in the proportions of the reference.
+        and half a record a bin to the others in the proportions of the reference. Bins that are empty in both count
+        for nothing.
 
         Args:
             counts: What `count` found, summed over the records to compare, (b,).
@@ -156,9 +157,11 @@ class DriftReference:
         m, n = over_bins(self._expected), over_bins(counts)
         p = (self._expected + 0.5) / (m + half)
         q = (counts + half * p) / (n + half)
-        index = np.add.reduceat((q - p) * np.log(q / p), starts)
-        occupied = np.add.reduceat(((self._expected > 0) | (counts > 0)).astype(np.int64), starts)
-        chance = (occupied - 1) * (1 / np.maximum(n[starts], 1) + 1 / m[starts])
+        occupied = (self._expected > 0) | (counts > 0)
+        index = np.add.reduceat(np.where(occupied, (q - p) * np.log(q / p), 0.0), starts)
+        chance = (np.add.reduceat(occupied.astype(np.int64), starts) - 1) * (
+            1 / np.maximum(n[starts], 1) + 1 / m[starts]
+        )
         beyond_chance: NDArray[np.float64] = np.maximum(index - chance, 0.0)
         return beyond_chance
 

@@ -389,8 +389,8 @@ class CycleEncoder:
         missing = np.isnat(times)
         notes.missing[self.name] = missing
         turn = self._turn(np.where(missing, np.datetime64(0, "us"), times))
-        # An hour begins at its own code: what rounding takes away is far less than a microsecond of it.
-        notes.codes[self.name] = np.where(missing, self.parts, (turn * self.parts + 1e-9).astype(np.int64))
+        # Rounding must not put the start of an hour into the one before; a ten-billionth of it is below a microsecond.
+        notes.codes[self.name] = np.where(missing, self.parts, (turn * self.parts + 1e-10).astype(np.int64))
         angle = 2 * np.pi * turn
         present = np.where(missing, 0.0, np.sqrt(2.0))
         return np.stack([np.cos(angle) * present, np.sin(angle) * present, self._missing.encode(missing)], axis=1)
