@@ -158,19 +158,27 @@ def without_change(fitted: Fitted, table: pa.Table) -> dict[str, Any]:
     """Weeks as they came: each as a whole, and as a worker's window of one day sees them, hour after hour."""
     reference = fitted.reference
     weeks: dict[int, NDArray[np.int64]] = {}
-    window, seen = DriftWindow(_DAY_S), []
+    windows = {length_h: DriftWindow(length_h * _HOUR_S) for length_h in (3, 6, 12, 24)}
+    seen, worst = [], dict.fromkeys(windows, ("", 0.0))
     for end_s, records, counts in hours(fitted, days(table, MAY + 31, END)):
         week = int((end_s - 1) // _DAY_S - (MAY + 31)) // _WEEK
         weeks[week] = weeks.get(week, np.zeros_like(counts)) + counts
-        window.add(counts, records, end_s)
-        if window.span_s >= _DAY_S:
-            seen.append(named(reference, window.counts))
+        for length_h, window in windows.items():
+            window.add(counts, records, end_s)
+            if window.span_s >= length_h * _HOUR_S:
+                found = reference.compare_features(window.counts, window.span_s)
+                worst[length_h] = max(worst[length_h], *found.items(), key=lambda item: item[1])
+        if windows[24].span_s >= _DAY_S:
+            seen.append(named(reference, windows[24].counts))
     daily = {name: np.array([each[name] for each in seen]) for name in seen[0]}
     return {
         "by_week": {week + 1: largest(named(reference, counts)) for week, counts in weeks.items()},
         "hours": len(seen),
         "day_median": largest({name: float(np.median(found)) for name, found in daily.items()}),
         "day_most": largest({name: float(found.max()) for name, found in daily.items()}, len(daily)),
+        "most_by_hours_of_window": {
+            length_h: {"feature": name, "index": round(index, 4)} for length_h, (name, index) in worst.items()
+        },
         "hours_above": {
             f"{limit}": int(sum(any(index > limit for index in each.values()) for each in seen))
             for limit in (_MODERATE, _MAJOR)

@@ -165,6 +165,21 @@ class DriftReference:
         beyond_chance: NDArray[np.float64] = np.maximum(index - chance, 0.0)
         return beyond_chance
 
+    def compare_features(self, counts: NDArray[np.int64], span_s: float | None) -> dict[str, float]:
+        """What `compare` says of the features by name, of those that can be compared.
+
+        An hour or a weekday is compared only where the calibration and these records cover a whole day or week.
+
+        Args:
+            counts: What `count` found, (b,).
+            span_s: Time that these records cover, in seconds; None where they have no time.
+        """
+        covered_s = min(np.inf if each is None else each for each in (span_s, self.span_s))
+        indices = self.compare(counts)[:-1].tolist()
+        return {
+            bins.name: index for bins, index in zip(self.features, indices, strict=True) if bins.cycle_s <= covered_s
+        }
+
     def state(self) -> dict[str, NDArray[Any]]:
         """All that was learned: arrays by name."""
         arrays: dict[str, NDArray[Any]] = {"span_s": np.array(np.nan if self.span_s is None else self.span_s)}

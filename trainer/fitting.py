@@ -50,6 +50,9 @@ LEAST_NORMAL_RECORDS = 20
 MOST_EVIDENCE_RECORDS = 100_000
 """More records than this teach the scorer nothing more about residuals."""
 
+MOST_DRIFT_RECORDS = 20_000
+"""Fitted records that are compared with those of the calibration, at most."""
+
 _NO_HISTORY_PER_FALSE_ALARM = 2.0
 _LEAST_NO_HISTORY = 30
 
@@ -126,7 +129,9 @@ class FitReport:
         calibration_scores: Scores of held-out normal records, (n,).
         test: The test span, with anomalies.
         test_scores: The detector's scores on it.
-        column_errors: Mean squared residual of each feature on calibration records, in squared deviations.
+        feature_errors: Mean squared residual of each feature on calibration records, in squared deviations.
+        feature_drift: How far each feature moved from the fitted to the calibration records: see
+            `DriftReference.compare`. Empty where those are too few to say so.
         seconds: Wall time of the fit.
     """
 
@@ -142,6 +147,7 @@ class FitReport:
     training: TrainingResult | None = None
     remarks: list[str] = field(default_factory=list)
     feature_errors: dict[str, float] = field(default_factory=dict)
+    feature_drift: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -299,6 +305,7 @@ def fit_detector(
         scores = {kind: each.score(test) for kind, each in detectors.items()}
         evaluation = _evaluate(stream, test, scores)
         feature_errors = detector.scorer.score_features(calibrating, encoder.slices).mean(axis=0)
+        drift = _drift_since(ready.records.take(evenly(split.fit, MOST_DRIFT_RECORDS)), detector)
     counts = {name: len(getattr(split, name)) for name in ("fit", "validate", "calibrate", "test")}
     counts["spared"] = ready.spared
     counts["left_out_labelled"] = len(ready.records) - sum(counts.values())
@@ -325,6 +332,7 @@ def fit_detector(
         training=training,
         remarks=ready.remarks,
         feature_errors=dict(zip(encoder.names, feature_errors.tolist(), strict=True)),
+        feature_drift=drift,
         seconds=time.perf_counter() - began,
     )
     say(FitProgress("done", 1, 1))
@@ -532,6 +540,17 @@ def calibrated(
     """
     normal = NormalScores.fit(scores)
     return fit_threshold(scores, stream.threshold, daily, normal), normal
+
+
+def _drift_since(earlier: Records, detector: Detector) -> dict[str, float]:
+    """How far each feature moved from earlier records to those of the calibration; empty where nothing can be said."""
+    if detector.reference is None:
+        return {}
+    notes = Notes()
+    detector.encoder.encode(earlier, notes)
+    return detector.reference.compare_features(
+        detector.reference.count(notes, np.empty(0)), span_s(earlier.event_times)
+    )
 
 
 def span_s(times: NDArray[np.datetime64] | None) -> float | None:

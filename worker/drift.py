@@ -130,14 +130,8 @@ class Drift:
         self._show_window()
         if self._window.records < LEAST_RECORDS:
             return
-        *indices, score = reference.compare(self._window.counts).tolist()
-        span_s = self._window.span_s
-        covered_s = math.inf if reference.span_s is None else reference.span_s
-        found = {
-            bins.name: index
-            for bins, index in zip(reference.features, indices, strict=True)
-            if bins.cycle_s <= min(span_s, covered_s)
-        }
+        counts, span_s = self._window.counts, self._window.span_s
+        found, score = reference.compare_features(counts, span_s), float(reference.compare(counts)[-1])
         order = sorted(found, key=lambda name: -found[name])
         self._show_features({name: found[name] for name in order[: self._settings.max_features]})
         self._metrics.score_drift.set(score)
