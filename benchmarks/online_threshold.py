@@ -130,8 +130,8 @@ LAWS: dict[str, Callable[[np.random.Generator, int], Scores]] = {
 DRIFTS: dict[str, Callable[[Scores, float], Scores]] = {  # of u in [0, 1) along the stream and the law's deviation
     "none": lambda u, _: u * 0,
     "mean + 1 deviation": lambda u, deviation: u * deviation,
-    "cycle of half a deviation": lambda u, deviation: (np.sin(2 * np.pi * 20 * u) * deviation / 2).astype(np.float64),
-    "step of half a deviation": lambda u, deviation: 0.5 * deviation * (u > 0.5),
+    "cycle of half a deviation": lambda u, deviation: np.sin(2 * np.pi * 20 * u) * deviation / 2,
+    "step of half a deviation": lambda u, deviation: 0.5 * deviation * (u > 0.5).astype(np.float64),
 }
 SCALES = {"scale x 1.5": 0.5, "scale x 0.67": -0.33}
 

@@ -5,7 +5,8 @@ from detector.alerting import Alerting, AlertState
 from detector.codebook import Codebook
 from detector.decode import Decoder, Echo, Reject, RejectReason
 from detector.detector import Detector, Verdicts
-from detector.encode import Encoder
+from detector.drift import DriftCounts, DriftReference
+from detector.encode import Encoder, Notes
 from detector.errors import (
     AlertStateMismatch,
     ArtifactError,
@@ -49,6 +50,8 @@ __all__ = [
     "DenoisingAutoencoder",
     "Detector",
     "DetectorError",
+    "DriftCounts",
+    "DriftReference",
     "Echo",
     "Encoder",
     "Explanation",
@@ -67,6 +70,7 @@ __all__ = [
     "Messages",
     "ModelDirectory",
     "NormalScores",
+    "Notes",
     "Records",
     "Reject",
     "RejectReason",

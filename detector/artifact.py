@@ -3,7 +3,8 @@
 Loading one never runs code: tensors are in safetensors, all else is JSON. The format:
 
     manifest.json         stream definition, encoder, architecture, threshold, facts, and the sha256 of every other file
-    weights.safetensors   tensors of network, scorer with its head, and encoder, and of the scores of normal records
+    weights.safetensors   tensors of network, scorer with its head, and encoder, of the scores of normal records, and of
+                          the reference that later records are compared with; the last is not there in every artifact
     golden.json           made-up messages with the scores that they must get
     report.html           for people; any other file that the trainer adds is listed and hashed likewise
 
@@ -30,6 +31,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from detector.detector import Detector
+from detector.drift import DriftReference
 from detector.encode import Encoder
 from detector.errors import ArtifactError, ArtifactRefusal, StreamDefinitionError
 from detector.golden import golden_scores, make_golden
@@ -49,7 +51,7 @@ VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 GOLDEN_TOLERANCE = 1e-3
 """Relative difference of golden scores that another machine's arithmetic may cause."""
 
-_NORMAL = "normal_scores."
+_NORMAL, _REFERENCE = "normal_scores.", "reference."
 _MANIFEST, _WEIGHTS, _GOLDEN = "manifest.json", "weights.safetensors", "golden.json"
 _MOST_MANIFEST_BYTES = 64 * 1024 * 1024
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -68,6 +70,8 @@ def pack(detector: Detector, files: Mapping[str, bytes] | None = None) -> tuple[
     tensors |= {f"encoder:{name}": torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     tensors |= {f"scorer.{name}": tensor for name, tensor in scorer.state().items()}
     tensors |= {f"{_NORMAL}{name}": torch.from_numpy(array) for name, array in detector.normal_scores.state().items()}
+    reference = {} if detector.reference is None else detector.reference.state()
+    tensors |= {f"{_REFERENCE}{name}": torch.from_numpy(array) for name, array in reference.items()}
     content = {
         _WEIGHTS: save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}),
         _GOLDEN: _json(make_golden(detector)),
@@ -191,6 +195,9 @@ def _restore(directory: Path, raw: bytes, manifest: dict[str, Any]) -> Detector:
         encoder = Encoder.restore(manifest["encoder"], arrays)
         own = {name.removeprefix("scorer."): tensor for name, tensor in tensors.items() if name.startswith("scorer.")}
         scorer = Scorer.restore(network, own)
+    reference = {
+        name.removeprefix(_REFERENCE): part.numpy() for name, part in tensors.items() if name.startswith(_REFERENCE)
+    }
     detector = Detector(
         stream,
         encoder,
@@ -200,6 +207,7 @@ def _restore(directory: Path, raw: bytes, manifest: dict[str, Any]) -> Detector:
             {name.removeprefix(_NORMAL): part.numpy() for name, part in tensors.items() if name.startswith(_NORMAL)}
         ),
         history=History.from_json(stream, manifest["history"]) if stream.history_features else None,
+        reference=DriftReference.restore(encoder, reference) if reference else None,
         facts=manifest["facts"],
         version=version,
         sha256=hashlib.sha256(raw).hexdigest(),

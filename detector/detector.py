@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detector.alerting import Alerting, AlertState
 from detector.decode import Decoder, Echo, Reject
+from detector.drift import DriftCounts, DriftReference
 from detector.encode import Encoder, Notes
 from detector.explain import Explanation, explain
 from detector.history import History, HistoryChanges, HistoryState
@@ -47,6 +48,7 @@ class Verdicts:
         missing: Records without a value, by feature.
         unseen: Records with a category that no normal record had, by feature.
         states: What is left for the alerts on later records, one for each partition.
+        drift: The records by bin, to be compared with those of calibration; None where the detector has no reference.
     """
 
     scores: NDArray[np.float64]
@@ -62,6 +64,7 @@ class Verdicts:
     missing: dict[str, int] = field(default_factory=dict)
     unseen: dict[str, int] = field(default_factory=dict)
     states: tuple[AlertState, ...] = ()
+    drift: DriftCounts | None = None
 
     @property
     def ratios(self) -> NDArray[np.float64]:
@@ -80,6 +83,8 @@ class Detector:
         normal_scores: How often normal records score beyond a value.
         history: What is remembered of entities, None where the stream has no features from it.
         alerting: Which scores alert.
+        reference: What the records that it was calibrated on were like, None where they were too few, or the artifact
+            is from before there were references.
         facts: What the artifact's manifest tells people: when and on what it was trained, metrics, library versions.
         version: Version of the artifact that it was read from, None before.
         sha256: Hash of that artifact's manifest, None before.
@@ -94,6 +99,7 @@ class Detector:
         normal_scores: NormalScores,
         *,
         history: History | None = None,
+        reference: DriftReference | None = None,
         facts: Mapping[str, Any] | None = None,
         version: str | None = None,
         sha256: str | None = None,
@@ -104,6 +110,7 @@ class Detector:
         self.scorer: Any = scorer
         self.history = history
         self.alerting = Alerting(stream, threshold, normal_scores)
+        self.reference = reference
         self.facts: dict[str, Any] = dict(facts or {})
         self.version, self.sha256 = version, sha256
         self._read_messages()
@@ -208,6 +215,7 @@ class Detector:
             missing={name: int(mask.sum()) for name, mask in notes.missing.items()},
             unseen={name: int(mask.sum()) for name, mask in notes.unseen.items()},
             states=judged.states,
+            drift=None if self.reference is None else DriftCounts(self.reference, self.reference.count(notes, scores)),
         )
         return verdicts, changes
 

@@ -41,9 +41,19 @@ _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
 
 
 class Notes:
-    """What encoding noticed in a few records, feature by feature: masks (n,) of rows, by the feature's name."""
+    """What encoding noticed in records, by the feature's name.
+
+    Attributes:
+        values: What a number is, (n,), NaN where it is missing.
+        codes: Which of a category's columns has the value, or which hour or day it is, (n,); the last code is missing.
+        missing: Rows without a value, (n,).
+        unseen: Rows with a category that no normal record had, (n,).
+        out_of_range: Rows with a number that is beyond those of normal records, (n,).
+    """
 
     def __init__(self) -> None:
+        self.values: dict[str, NDArray[np.float64]] = {}
+        self.codes: dict[str, NDArray[np.int64]] = {}
         self.missing: dict[str, NDArray[np.bool_]] = {}
         self.unseen: dict[str, NDArray[np.bool_]] = {}
         self.out_of_range: dict[str, NDArray[np.bool_]] = {}
@@ -170,6 +180,7 @@ class NumberEncoder:
         """Columns (n, 2): the value, and the flag of a missing one."""
         values = self._column(records)
         missing = np.isnan(values)
+        notes.values[self.name] = values
         notes.missing[self.name] = missing
         notes.out_of_range[self.name] = (values < self.low) | (values > self.high)
         columns = np.empty((len(values), 2))
@@ -316,6 +327,7 @@ class CategoryEncoder:
         unseen, missing = self.width - 2, self.width - 1
         code = self._code
         codes = np.array([missing if value is None else code.get(value, unseen) for value in column], np.int64)
+        notes.codes[self.name] = codes
         notes.missing[self.name] = codes == missing
         notes.unseen[self.name] = codes == unseen
         encoded = np.tile(-self._rates / self._scale, (len(column), 1))
@@ -341,7 +353,12 @@ class CategoryEncoder:
 
 
 class CycleEncoder:
-    """Hour of day or day of week on a circle, so that 23:59 is next to 00:00. Columns: cosine, sine, missing."""
+    """Hour of day or day of week on a circle, so that 23:59 is next to 00:00. Columns: cosine, sine, missing.
+
+    Attributes:
+        parts: Hours of a day, or days of a week.
+        cycle_s: Length of the circle in seconds.
+    """
 
     width = 3
     indicators = slice(2, 3)
@@ -350,6 +367,7 @@ class CycleEncoder:
         self.name, self.field = name, field
         self._part, self._zone = part, zone
         self._missing = _Flag(missing_rate)
+        self.parts, self.cycle_s = (24, 86_400) if part == "hour" else (7, 604_800)
 
     @classmethod
     def fit(cls, feature: TimeFeature, part: str, zone: str, records: Records) -> CycleEncoder:
@@ -370,7 +388,10 @@ class CycleEncoder:
         times = records.times[self.field]
         missing = np.isnat(times)
         notes.missing[self.name] = missing
-        angle = 2 * np.pi * self._turn(np.where(missing, np.datetime64(0, "us"), times))
+        turn = self._turn(np.where(missing, np.datetime64(0, "us"), times))
+        # Rounding must not put the start of an hour into the one before; a ten-billionth of it is below a microsecond.
+        notes.codes[self.name] = np.where(missing, self.parts, (turn * self.parts + 1e-10).astype(np.int64))
+        angle = 2 * np.pi * turn
         present = np.where(missing, 0.0, np.sqrt(2.0))
         return np.stack([np.cos(angle) * present, np.sin(angle) * present, self._missing.encode(missing)], axis=1)
 

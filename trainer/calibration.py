@@ -1,4 +1,7 @@
-"""Calibrating a detector anew: another threshold for the same weights, on fresh records or the scores it holds."""
+"""Calibrating a detector anew: another threshold for the same weights, on fresh records or the scores it holds.
+
+Fresh records also give another reference for drift.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,20 @@ from numpy.typing import NDArray
 
 from detector import (
     Detector,
+    DriftReference,
     NormalScores,
+    Notes,
+    Records,
     StreamDefinition,
     Threshold,
     TrainingDataError,
     fit_threshold,
     refit_threshold,
 )
+from detector.drift import MOST_REFERENCE
 from detector.stream import ThresholdSetting
 from trainer.datasets import Chunk
+from trainer.fitting import span_s
 from trainer.replay import read_with_history
 
 _MICROSECONDS_A_DAY = 86_400_000_000
@@ -73,6 +81,8 @@ def calibrate_on(
 ) -> Calibration:
     """Set a detector's threshold anew on fresh records; weights and scores stay as they are.
 
+    Drift is measured from the fresh normal records from then on.
+
     Args:
         detector: What scores the records.
         files: Records that it was not trained on: of those, scores are too low.
@@ -87,7 +97,8 @@ def calibrate_on(
         TrainingDataError: There are too few normal records for the rate, or no anomalies to weigh costs on.
     """
     stream = stream or detector.stream
-    scores, odd, times, rejects = _scored(detector, files, earlier, progress)
+    sample = _Sample()
+    scores, odd, times, rejects = _scored(detector, files, earlier, sample, progress)
     normal_scores = scores[~odd]
     if len(normal_scores) == 0:
         raise TrainingDataError(
@@ -110,7 +121,11 @@ def calibrate_on(
             )
     now = _now()
     told = {"on": "records", "scores_of": now, "normal": len(normal_scores), "anomalous": int(odd.sum())}
-    again = _recalibrated(detector, stream, threshold, normal, now, told)
+    notes = Notes()
+    if stream.image is None:
+        detector.encoder.encode(sample.records(), notes)
+    reference = DriftReference.fit(detector.encoder, notes, normal_scores, span_s(times[~odd]))
+    again = _recalibrated(detector, stream, threshold, normal, reference, now, told)
     return Calibration(again, detector.threshold, len(normal_scores), int(odd.sum()), rejects, remarks)
 
 
@@ -145,7 +160,7 @@ def calibrate_on_kept(detector: Detector, stream: StreamDefinition) -> Calibrati
     if threshold.warning is not None:
         remarks.append(f"threshold: {threshold.warning}")
     told = {"on": "kept scores", "scores_of": since, "normal": normal.n, "anomalous": 0}
-    again = _recalibrated(detector, stream, threshold, normal, _now(), told)
+    again = _recalibrated(detector, stream, threshold, normal, detector.reference, _now(), told)
     return Calibration(again, detector.threshold, normal.n, 0, 0, remarks)
 
 
@@ -154,6 +169,7 @@ def _recalibrated(
     stream: StreamDefinition,
     threshold: Threshold,
     normal: NormalScores,
+    reference: DriftReference | None,
     at: str,
     told: dict[str, Any],
 ) -> Detector:
@@ -162,17 +178,46 @@ def _recalibrated(
         "at": at, "from_version": detector.version, **told, "threshold_before": detector.threshold.to_json(),
     }  # fmt: skip
     facts = detector.facts | {"fitted_at": at, "calibrated": calibrated}
-    return Detector(stream, detector.encoder, detector.scorer, threshold, normal, history=detector.history, facts=facts)
+    return Detector(
+        stream, detector.encoder, detector.scorer, threshold, normal, history=detector.history, reference=reference,
+        facts=facts,
+    )  # fmt: skip
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+class _Sample:
+    """Normal records that are evenly spread over all that were added: at most twice `MOST_REFERENCE`."""
+
+    def __init__(self) -> None:
+        self._parts: list[Records] = []
+        self._added, self._every = 0, 1
+
+    def add(self, records: Records) -> None:
+        """Keep some of the next records."""
+        kept = records.take((self._added + np.arange(len(records))) % self._every == 0)
+        self._added += len(records)
+        self._parts.append(kept)
+        if sum(map(len, self._parts)) > 2 * MOST_REFERENCE:
+            self._every *= 2
+            together = self.records()
+            self._parts = [together.take(np.arange(0, len(together), 2))]
+
+    def records(self) -> Records:
+        """Those that were kept, in their order."""
+        return Records.concat(self._parts)
+
+
 def _scored(
-    detector: Detector, files: Sequence[Path], earlier: Sequence[Path], progress: Callable[[Chunk], None] | None
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.datetime64], int]:
-    """Scores (n,) of all records, which are labelled anomalous (n,), event times (n,) or (0,), and rows rejected."""
+    detector: Detector, files: Sequence[Path], earlier: Sequence[Path], sample: _Sample,
+    progress: Callable[[Chunk], None] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.datetime64], int]:  # fmt: skip
+    """Scores (n,) of all records, which are labelled anomalous (n,), event times (n,), NaT for none, and rows rejected.
+
+    Normal records with a score are added to `sample`, but no images.
+    """
     scores, odd, times, rejects = [np.empty(0)], [np.empty(0, np.bool_)], [np.empty(0, "datetime64[us]")], 0
     for chunk in read_with_history(files, detector.stream, detector.history, earlier=earlier, progress=progress):
         records = chunk.records
@@ -181,6 +226,8 @@ def _scored(
         scores.append(found[finite])
         labels = np.zeros(len(records), np.bool_) if records.labels is None else records.labels
         odd.append(labels[finite])
+        if detector.stream.image is None:
+            sample.add(records.take(finite & ~labels))
         if records.event_times is not None:
             times.append(records.event_times[finite])
         rejects += len(chunk) - int(finite.sum())

@@ -20,11 +20,13 @@ from detector import (
     Autoencoder,
     DenoisingAutoencoder,
     Detector,
+    DriftReference,
     Encoder,
     Head,
     History,
     LinearAutoencoder,
     NormalScores,
+    Notes,
     Records,
     Scorer,
     StreamDefinition,
@@ -49,6 +51,9 @@ LEAST_NORMAL_RECORDS = 20
 
 MOST_EVIDENCE_RECORDS = 100_000
 """More records than this teach the scorer nothing more about residuals."""
+
+MOST_DRIFT_RECORDS = 20_000
+"""Fitted records that are compared with those of the calibration, at most."""
 
 _NO_HISTORY_PER_FALSE_ALARM = 2.0
 _LEAST_NO_HISTORY = 30
@@ -129,7 +134,9 @@ class FitReport:
         test: The test span, with anomalies.
         test_scores: The detector's scores on it.
         head: Whether the head that was asked for is worth it, None where there is none.
-        column_errors: Mean squared residual of each feature on calibration records, in squared deviations.
+        feature_errors: Mean squared residual of each feature on calibration records, in squared deviations.
+        feature_drift: How far each feature moved from the fitted to the calibration records: see
+            `DriftReference.compare`. Empty where those are too few to say so.
         seconds: Wall time of the fit.
     """
 
@@ -146,6 +153,7 @@ class FitReport:
     head: HeadReport | None = None
     remarks: list[str] = field(default_factory=list)
     feature_errors: dict[str, float] = field(default_factory=dict)
+    feature_drift: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -271,7 +279,8 @@ def fit_detector(
         say(FitProgress("calibrate", 0, 1))
         rows = _evidence_rows(np.concatenate(ready.unknown), settings, ready.rate)
         seen = np.concatenate([fitting, ready.validation])[rows]
-        calibrating = encoder.encode(ready.calibration)
+        notes = Notes()
+        calibrating = encoder.encode(ready.calibration, notes)
         codes = seen if len(seen) >= MOST_CODES else np.concatenate([seen, calibrating])
         facts = facts_of(stream, ready.records, split, fitting, settings, _LIBRARIES)
         scorers: dict[str, Scorer] = {}
@@ -293,7 +302,13 @@ def fit_detector(
         daily = records_per_day(ready.calibration)
         detectors = {
             kind: Detector(
-                stream, encoder, scorer, *calibrated(of_normal[kind], stream, daily), history=ready.history, facts=facts
+                stream,
+                encoder,
+                scorer,
+                *calibrated(of_normal[kind], stream, daily),
+                history=ready.history,
+                reference=DriftReference.fit(encoder, notes, of_normal[kind], span_s(ready.calibration.event_times)),
+                facts=facts,
             )
             for kind, scorer in scorers.items()
         }
@@ -311,6 +326,7 @@ def fit_detector(
             scores[LABEL_FREE] = tried[LABEL_FREE]
         evaluation = _evaluate(stream, test, scores)
         feature_errors = detector.scorer.score_features(calibrating, encoder.slices).mean(axis=0)
+        drift = _drift_since(ready.records.take(evenly(split.fit, MOST_DRIFT_RECORDS)), detector)
     counts = {name: len(getattr(split, name)) for name in ("fit", "validate", "calibrate", "test")}
     counts["spared"] = ready.spared
     counts["left_out_labelled"] = len(ready.records) - sum(counts.values())
@@ -339,6 +355,7 @@ def fit_detector(
         head=head,
         remarks=ready.remarks,
         feature_errors=dict(zip(encoder.names, feature_errors.tolist(), strict=True)),
+        feature_drift=drift,
         seconds=time.perf_counter() - began,
     )
     say(FitProgress("done", 1, 1))
@@ -561,6 +578,24 @@ def calibrated(
     """
     normal = NormalScores.fit(scores)
     return fit_threshold(scores, stream.threshold, daily, normal), normal
+
+
+def _drift_since(earlier: Records, detector: Detector) -> dict[str, float]:
+    """How far each feature moved from earlier records to those of the calibration; empty where nothing can be said."""
+    if detector.reference is None:
+        return {}
+    notes = Notes()
+    detector.encoder.encode(earlier, notes)
+    return detector.reference.compare_features(
+        detector.reference.count(notes, np.empty(0)), span_s(earlier.event_times)
+    )
+
+
+def span_s(times: NDArray[np.datetime64] | None) -> float | None:
+    """Time from the first record to the last in seconds; None where there is no time."""
+    if times is None or len(times) == 0 or np.isnat(times).any():
+        return None
+    return float((times.max() - times.min()) / np.timedelta64(1, "s"))
 
 
 def records_per_day(records: Records) -> float | None:

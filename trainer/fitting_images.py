@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from detector import (
     ConvolutionalAutoencoder,
     Detector,
+    DriftReference,
     ImageEncoder,
     ImageScorer,
     LinearAutoencoder,
+    Notes,
     Records,
     StreamDefinition,
     TrainingDataError,
@@ -35,6 +37,7 @@ from trainer.fitting import (
     facts_of,
     plain,
     records_per_day,
+    span_s,
     split_by_time,
     threads_of_torch,
     told,
@@ -156,7 +159,8 @@ def fit_images(
         calibration_scores = scorer.score(encoder.encode(calibration))
         threshold, normal = calibrated(calibration_scores, stream, records_per_day(calibration))
         facts = facts_of(stream, ready.usable, split, ready.fitting, settings, _LIBRARIES)
-        detector = Detector(stream, encoder, scorer, threshold, normal, facts=facts)
+        reference = DriftReference.fit(encoder, Notes(), calibration_scores, span_s(calibration.event_times))
+        detector = Detector(stream, encoder, scorer, threshold, normal, reference=reference, facts=facts)
         test_scores = detector.score(tested)
         baseline = LinearAutoencoder.fit(ready.bright, _components(ready.bright))
         evaluation = _evaluate(tested, test_scores, baseline, detector)

@@ -250,7 +250,7 @@ def render(detector: Detector, report: FitReport, dataset: Dataset) -> bytes:
         parts += ["<h2>Training</h2>", _rows(loss_rows(report)), _figure(_loss_curve(report), "Losses by step.")]
     if detector.history is not None:
         parts += ["<h2>History</h2>", _rows(history_rows(detector))]
-    parts += ["<h2>Features</h2>", _feature_errors(report.feature_errors)]
+    parts += ["<h2>Features</h2>", _features(report.feature_errors, report.feature_drift)]
     parts += ["<h2>The strangest records</h2>", _examples(detector, report, dataset)]
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(detector.name)}: offbeat</title>"
@@ -298,16 +298,24 @@ def _cells(rows: Iterable[str]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _feature_errors(errors: dict[str, float]) -> str:
+def _features(errors: dict[str, float], drift: dict[str, float]) -> str:
+    """Residuals of each feature, and its drift within the training data where that is known."""
     most = max(errors.values(), default=0.0) or 1.0
     rows = "".join(
         f"<tr><td>{_text(name)}<td class=number>{error:.3f}"
         f"<td><span class=bar style='width:{12 * error / most:.2f}rem'></span>"
+        f"<td class=number>{'' if name not in drift else f'{drift[name]:.3f}'}"
         for name, error in sorted(errors.items(), key=lambda item: -item[1])
+    )
+    head = "<tr><th>feature<th class=number>residual<th><th class=number>drift" if drift else ""
+    of_drift = (
+        " Drift is the population stability index of the fitted records against the later ones that the threshold was "
+        "set on: above 0.1 the feature moves within the training data, above 0.25 it moves much, and will go on to."
     )
     return (
         "<p>Mean squared residual on held-out normal records, in squared deviations: near 1 is as on the records that "
-        f"the score was learned from; far above it, the feature drifts.</p><table>{rows}</table>"
+        f"the score was learned from; far above it, the feature drifts.{of_drift if drift else ''}</p>"
+        f"<table>{head}{rows}</table>"
     )
 
 

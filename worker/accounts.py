@@ -7,8 +7,10 @@ from collections import Counter, deque
 import numpy as np
 
 from transport import Batch
+from worker.drift import Drift
 from worker.metrics import OUTCOMES, WorkerMetrics
 from worker.outcomes import Outcomes
+from worker.settings import DriftSettings
 from worker.status import Status
 
 _OBSERVED_RECORDS = 100_000
@@ -17,9 +19,10 @@ _OBSERVED_RECORDS = 100_000
 class Accounts:
     """Adds finished batches to the metrics and to the status; belongs to the loop's thread."""
 
-    def __init__(self, metrics: WorkerMetrics, status: Status) -> None:
+    def __init__(self, metrics: WorkerMetrics, status: Status, drift: DriftSettings) -> None:
         self._metrics = metrics
         self._status = status
+        self._drift = Drift(metrics, status, drift)
         self._consumed = 0
         self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self._observed: deque[tuple[int, int]] = deque()  # scored records and anomalies of the last batches
@@ -47,6 +50,7 @@ class Accounts:
         metrics.score_ratio.observe(outcomes.ratios)
         metrics.latency.observe(np.maximum(now_s - outcomes.alerted_ms / 1000, 0.0)[outcomes.alerted_ms >= 0])
         self._observe_rate(outcomes.ratios.size, outcomes.anomalies)
+        self._drift.add(outcomes.drift, outcomes.ratios.size, time_s=_newest_s(batch, now_s), now_s=now_s)
         self._consumed += len(batch)
         self._outcomes.update(counts)
         metrics.unaccounted.set(self._consumed - self._outcomes.total())
@@ -76,3 +80,9 @@ def _by_topic(batch: Batch) -> Counter[str]:
     for partition, size in zip(batch.partitions, sizes, strict=True):
         counts[partition.topic] += size
     return counts
+
+
+def _newest_s(batch: Batch, now_s: float) -> float:
+    """Message time of the newest message: now where there is none, and never later."""
+    newest_ms = int(batch.timestamps_ms.max(initial=-1))
+    return now_s if newest_ms < 0 else min(newest_ms / 1000, now_s)

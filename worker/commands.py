@@ -156,6 +156,8 @@ def _show(snapshot: dict[str, Any]) -> None:
     facts.add_row("model", f"{model['name']} {model['version']}" if model else "none")
     facts.add_row("records", ", ".join(f"{count} {name}" for name, count in snapshot["records"].items()) or "none yet")
     facts.add_row("broker", f"answered {snapshot['broker_answered_s_ago']:g} s ago")
+    if drift := snapshot.get("drift"):
+        facts.add_row("drift", _drift(drift))
     if snapshot["last_error"]:
         facts.add_row("last failure", snapshot["last_error"])
     console.print(facts)
@@ -165,3 +167,10 @@ def _show(snapshot: dict[str, Any]) -> None:
             lag = "unknown" if place["lag"] is None else str(place["lag"])
             partitions.add_row(place["topic"], str(place["partition"]), lag)
         console.print(partitions)
+
+
+def _drift(drift: dict[str, Any]) -> str:
+    """Stability indices of the score and of the features that moved, and over what they are measured."""
+    moved = ", ".join(f"{name} {index:.2f}" for name, index in drift["features_psi"].items())
+    hours = drift["span_s"] / 3600
+    return f"{moved or 'no feature'}; score {drift['score_psi']:.2f}; of {drift['records']} records in {hours:.1f} h"

@@ -65,7 +65,7 @@ class Worker:
         self._version = version
         self._metrics = metrics
         self._status = status
-        self._accounts = Accounts(metrics, status)
+        self._accounts = Accounts(metrics, status, settings.drift)
         self._clock = clock
         self._stop = stop
         self._histories_of = histories_of

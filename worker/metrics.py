@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from detector import Detector
+from detector.drift import Bins
 from transport import Partition, RebalanceCounts
 from worker.alerts import SEVERITIES
 from worker.dead_letters import STAGES
@@ -85,6 +87,28 @@ class WorkerMetrics:
             "Decoded records in which the field had a value never seen in training.",
             ["feature"],
         )
+        self.feature_missing_expected = self._gauge(
+            "feature_missing_expected_ratio",
+            "Share of the records that the model was calibrated on in which the field was missing.",
+            ["feature"],
+        )
+        self.feature_unseen_expected = self._gauge(
+            "feature_unseen_category_expected_ratio",
+            "Share of the records that the model was calibrated on with a value never seen in training.",
+            ["feature"],
+        )
+        self.feature_drift = self._gauge(
+            "feature_drift_psi",
+            "Population stability index of the window's values against those of calibration, less what chance makes of "
+            "it; the features that drift most.",
+            ["feature"],
+        )
+        self.score_drift = self._gauge(
+            "score_drift_psi",
+            "The same of the scores; not a number while the window has too few records.",
+        )
+        self.drift_records = self._gauge("drift_window_records", "Records that drift is measured over.")
+        self.drift_span = self._gauge("drift_window_seconds", "Time that those records cover.")
 
         self.batch_records = self._histogram("batch_records", "Records in a finished batch.", _RECORDS)
         self.batch_duration = self._histogram(
@@ -146,6 +170,7 @@ class WorkerMetrics:
             "Time of the newest record that the model in use was fitted on; 0 where it is not known.",
         )
         self.reloads = self._counter("model_reloads_total", "Attempts to load a version, by result.", ["result"])
+        self.score_drift.set(math.nan)
         self._show_zeros()
 
     def model_changed(self, detector: Detector, now_s: float) -> None:
@@ -164,6 +189,15 @@ class WorkerMetrics:
         for feature in detector.stream.feature:
             if feature.kind == "category":
                 self.feature_unseen.labels(feature.label)
+
+    def calibrated_on(self, features: Iterable[Bins]) -> None:
+        """Show which shares the records had that the model was calibrated on."""
+        self.feature_missing_expected.clear()
+        self.feature_unseen_expected.clear()
+        for bins in features:
+            self.feature_missing_expected.labels(bins.name).set(bins.missing_share)
+            if bins.unseen_share is not None:
+                self.feature_unseen_expected.labels(bins.name).set(bins.unseen_share)
 
     def position(self, lag: Mapping[Partition, int], assignment: Iterable[Partition]) -> None:
         """Show the lag of the partitions that are owned, and forget those that are not."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector import Records, Reject, RejectReason, Verdicts
+from detector import DriftCounts, Records, Reject, RejectReason, Verdicts
 from transport import Batch, OutgoingMessage
 from worker.alerts import Alert, alert_message, alerts_of
 from worker.dead_letters import STAGES, Origin, dead_letter, non_finite_score, of_reject
@@ -34,6 +34,7 @@ class Outcomes:
         ratios: Score ratios of all records that have one, shape (normal + anomalies,).
         missing: Records without the field, by feature.
         unseen: Records with a category never seen in training, by feature.
+        drift: The records by bin, None where the model has no reference to compare them with.
     """
 
     messages: list[OutgoingMessage]
@@ -47,6 +48,7 @@ class Outcomes:
     ratios: NDArray[np.float64]
     missing: dict[str, int]
     unseen: dict[str, int]
+    drift: DriftCounts | None
 
     def counts(self) -> dict[str, int]:
         """Records by outcome."""
@@ -102,4 +104,5 @@ def outcomes_of(
         ratios=np.asarray(verdicts.ratios, np.float64)[scorable],
         missing=verdicts.missing,
         unseen=verdicts.unseen,
+        drift=verdicts.drift,
     )

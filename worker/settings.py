@@ -97,6 +97,22 @@ class StateSettings(BaseModel):
         return match and int(match[1] or 0) * _SECONDS[match[2] or "s"]
 
 
+class DriftSettings(BaseModel):
+    """How the stream is compared with what the model was calibrated on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window_s: PositiveSeconds = Field(
+        86_400,
+        ge=60,
+        description="Drift is measured over records of this long a time. A day, or whole days, so that no hour counts "
+        "more than another; hours and weekdays are compared only where it covers a day or a week.",
+    )
+    max_features: int = Field(
+        100, ge=1, le=10_000, description="Show the drift of at most so many features: those that drift most."
+    )
+
+
 class WorkerSettings(BaseModel):
     """Every setting of the worker. Read once from flags, OFFBEAT_* variables and the file, then never changed."""
 
@@ -189,6 +205,9 @@ class WorkerSettings(BaseModel):
     kafka: KafkaSettings = Field(default_factory=KafkaSettings, description="How to reach the brokers.")
     poison: PoisonSettings = Field(default_factory=PoisonSettings, description="When bad records mean a bad stream.")
     state: StateSettings = Field(default_factory=StateSettings, description="How histories outlive the worker.")
+    drift: DriftSettings = Field(
+        default_factory=DriftSettings, description="How drift from the model's calibration is measured."
+    )
     http: HttpSettings = Field(default_factory=HttpSettings, description="Metrics and health.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."

@@ -34,6 +34,7 @@ class Status:
         joined: Whether the group ever gave this worker partitions.
         restoring: How far histories of entities are restored.
         counts: Records by outcome.
+        drift: How far the last records are from those of calibration, empty while that is not known.
         last_error: The last failure in words, empty where there was none.
         retry_attempts: Failures in a row.
         retrying_since_s: Monotonic time of the first of them, None where the last batch was finished.
@@ -49,6 +50,7 @@ class Status:
     joined: bool = False
     restoring: Restoring = field(default_factory=lambda: Restoring(0, 0, 0))
     counts: dict[str, int] = field(default_factory=dict)
+    drift: dict[str, Any] = field(default_factory=dict)
     last_error: str = ""
     retry_attempts: int = 0
     retrying_since_s: float | None = None
@@ -124,6 +126,7 @@ class Status:
             ],
             "restoring": self.restoring._asdict(),
             "records": self.counts,
+            "drift": self.drift,
             "retry_attempts": self.retry_attempts,
             "last_error": self.last_error,
         }

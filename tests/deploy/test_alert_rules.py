@@ -56,6 +56,12 @@ HEALTHY: dict[str, str | None] = {
     "offbeat_state_write_failures_total": "0+0",
     "offbeat_entities_moved_total": "0+0",
     "offbeat_entities_evicted_total": "0+0",
+    "offbeat_feature_unseen_category_total{feature='kind'}": "0+3",
+    "offbeat_feature_unseen_category_expected_ratio{feature='kind'}": "0.004+0",
+    "offbeat_feature_drift_psi{feature='amount'}": "0.02+0",
+    "offbeat_feature_drift_psi{feature='kind'}": "0.05+0",
+    "offbeat_score_drift_psi": "0.01+0",
+    "offbeat_drift_window_seconds": "86400+0",
 }
 
 
@@ -221,6 +227,46 @@ CASES = [
         {"offbeat_entities_moved_total": "0 0 0 2+0"},  # somebody sent a record by hand
     ),
     Case("EntitiesEvicted", 20, {"offbeat_entities_evicted_total": "0 0 0 0 15625+0"}, {}),
+    Case(
+        "FeatureDriftHigh",
+        2 * HOUR,
+        {"offbeat_feature_drift_psi{feature='amount'}": "0.26+0"},
+        {"offbeat_feature_drift_psi{feature='amount'}": "0.24+0"},
+    ),
+    Case(
+        "FeatureDriftHigh",
+        2 * HOUR,
+        {"offbeat_feature_drift_psi{feature='kind'}": "3+0"},
+        {  # a worker that started in the night
+            "offbeat_feature_drift_psi{feature='amount'}": "3+0",
+            "offbeat_drift_window_seconds": "3600+60",
+        },
+    ),
+    Case(
+        "ScoreDriftHigh",
+        2 * HOUR,
+        {"offbeat_score_drift_psi": "0.26+0"},
+        {"offbeat_score_drift_psi": "NaN+0"},  # too few records
+    ),
+    Case(
+        "UnseenCategoriesHigh",
+        8 * HOUR,
+        {"offbeat_feature_unseen_category_total{feature='kind'}": "0+15"},
+        {"offbeat_feature_unseen_category_total{feature='kind'}": "0+14"},
+    ),
+    Case(
+        "UnseenCategoriesHigh",
+        8 * HOUR,
+        {"offbeat_feature_unseen_category_total{feature='kind'}": "0+600"},
+        {  # too few records to say so
+            "offbeat_feature_unseen_category_total{feature='kind'}": "0+1",
+            "offbeat_records_consumed_total{topic='t'}": "0+2",
+            "offbeat_records_total{outcome='normal'}": "0+2",
+            "offbeat_records_total{outcome='dead_letter'}": "0+0",
+            "offbeat_records_total{outcome='suppressed'}": "0+0",
+            "offbeat_records_total{outcome='alert'}": "0+0",
+        },
+    ),
 ]
 
 

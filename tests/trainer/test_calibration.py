@@ -15,7 +15,9 @@ import offbeat
 from detector import Detector, ModelDirectory, StreamDefinition, TrainingDataError
 from tests.trainer.conftest import payments
 from tests.trainer.payments import write_jsonl
+from trainer import calibration
 from trainer.calibration import Cost, calibrate_on, calibrate_on_kept
+from trainer.loading import load
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +104,6 @@ def test_the_best_f1_is_the_best_of_all_thresholds(trained: Path, fresh: Path) -
 
 def scored(detector: Detector, file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels of a file, read as messages are."""
-    from trainer.loading import load
-
     records = load([file], detector.stream).records
     assert records.labels is not None
     return detector.score(records), records.labels
@@ -212,3 +212,32 @@ def test_contradicting_wishes_are_refused(trained: Path, fresh: Path, words: tup
     result = CliRunner().invoke(offbeat.app, ["calibrate", str(fresh), "--models", str(trained), *words])
 
     assert result.exit_code != 0
+
+
+def test_drift_is_measured_from_the_fresh_records_from_then_on(trained: Path, tmp_path: Path) -> None:
+    rows = [{**row, "amount": 10 * row["amount"]} for row in payments(900, seed=5)]
+    detector = the_detector(trained)
+
+    again = calibrate_on(detector, [write_jsonl(tmp_path / "fresh.jsonl", rows)]).detector
+
+    later = load([write_jsonl(tmp_path / "later.jsonl", payments(900, seed=6))], detector.stream).records
+    drift = again.judge(later, explanations=False)[0].drift
+    assert drift is not None
+    assert again.reference is not None
+    assert again.reference.features[0].name == "amount"
+    assert {int(bins.counts.sum()) for bins in (*again.reference.features, again.reference.score)} == {900 - 36}
+    assert again.reference.span_s == 10 * 60 * 898.0  # the last row is a fraud
+    assert again.reference.compare_features(drift.counts, None)["amount"] > 1
+
+
+def test_a_sample_is_bounded_and_evenly_spread(monkeypatch: pytest.MonkeyPatch, fresh: Path, trained: Path) -> None:
+    records = load([fresh], the_detector(trained).stream).records
+    monkeypatch.setattr(calibration, "MOST_REFERENCE", 50)
+    sample = calibration._Sample()
+
+    for start in range(0, 900, 70):
+        sample.add(records.take(np.arange(start, min(start + 70, 900))))
+
+    kept = sample.records().offsets.tolist()
+    assert 50 <= len(kept) <= 100
+    assert kept == records.offsets[:: kept[1]].tolist()

@@ -278,3 +278,23 @@ def test_records_with_a_history_need_what_computed_it() -> None:
 
     with pytest.raises(ValueError, match="a detector needs what computed them"):
         fit_detector(records, histories.STREAM, QUICK)
+
+
+def test_a_feature_that_moves_within_the_training_data_is_told_from_those_that_stay() -> None:
+    values = [message(n, amount=30.0 + 0.02 * n, shop__kind="fuel") for n in range(2_000)]
+
+    detector, report = fit_detector(decoded(values), STREAM, QUICK)
+
+    assert report.feature_drift["amount"] > 0.25
+    assert report.feature_drift["shop.kind"] < 0.01
+    assert detector.reference is not None
+    assert detector.reference.span_s == 500 * 60 - 60
+    assert "at.hour" not in report.feature_drift  # no whole day was calibrated on
+
+
+def test_a_detector_of_few_records_has_no_reference_for_drift_and_says_nothing_of_it() -> None:
+    detector, report = fit_matrix(MATRIX)
+
+    assert report.counts["calibrate"] == 150
+    assert detector.reference is None
+    assert report.feature_drift == {}

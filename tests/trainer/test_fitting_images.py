@@ -88,3 +88,19 @@ def test_the_losses_of_shares_add_up_to_that_of_the_whole_batch() -> None:
 def test_images_have_no_head() -> None:
     with pytest.raises(TrainingDataError, match="this stream is of images"):
         ImageFitSettings.of(FitSettings(head="evl"))
+
+
+def test_a_detector_of_images_has_the_score_to_compare_and_no_feature() -> None:
+    detector, _ = fit_images(records_of_images(STREAM, discs(810)), STREAM, SETTINGS)
+    reference = detector.reference
+    assert reference is not None
+
+    same, other = (
+        detector.judge(records_of_images(STREAM, images), explanations=False)[0].drift
+        for images in (discs(1_000, seed=1), bars(1_000))
+    )
+
+    assert reference.features == ()
+    assert same is not None
+    assert other is not None
+    assert reference.compare(same.counts)[-1] < 0.25 < 1 < reference.compare(other.counts)[-1]
