@@ -393,6 +393,15 @@ class StreamDefinition(Closed):
                     f"suppress {rule.name!r}: {rule.feature!r} is no feature that is a number, and nothing else has a "
                     "direction: name one"
                 )
+            if rule.rule == "direction" and any(
+                self.is_sensitive(feature.of or "" if feature.kind == "history" else feature.field or "")
+                for feature in self.feature
+                if feature.label == rule.feature
+            ):
+                raise ValueError(
+                    f"suppress {rule.name!r}: {rule.feature!r} is sensitive, and so is its direction: nobody could see "
+                    "why a record was suppressed; remove one of the two"
+                )
             if rule.rule == "floor" and self.time_format(rule.field) is not None:
                 raise ValueError(f"suppress {rule.name!r}: {rule.field!r} is a time; a floor is for numbers")
         if self.suppress and self.image is not None and self.image.field is None:

@@ -268,11 +268,16 @@ class Histories:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def committed(self, offsets: Mapping[Partition, int]) -> None:
+    def committed(self, offsets: Mapping[Partition, int], *, last: bool = False) -> None:
         """Write some of what is remembered of the partitions whose whole state was just committed.
 
         Of entities new blocks, and some of the others; beside them, and now and then alone, what decides on alerts: so
         that no block is ahead of it, and the records that it does not know yet can be judged again as they were.
+
+        Args:
+            offsets: What was committed.
+            last: Nothing will be committed any more: what is small is written, so that a new owner need not replay for
+                it.
 
         Raises:
             TransportError: Something that only an operator can mend.
@@ -295,10 +300,9 @@ class Histories:
                                       offset=offset, blocks=blocks)
                         for number in due
                     ]  # fmt: skip
-                if self.detector.alerting.remembers and (due or history.alerts.due(now_s)):
+                if self.detector.alerting.remembers and (due or last or history.alerts.due(now_s)):
                     alerts = alerts_message(topic, history.alerts.packed(), partition, history.lineage, offset=offset)
                     messages.insert(0, alerts)
-                    history.alerts.wrote(now_s)
                 fitting = [message for message in messages if message.size_bytes <= self._settings.max_message_bytes]
                 self._publisher.publish(fitting)
             except (BrokerUnavailable, PublishFailed) as error:
@@ -307,6 +311,8 @@ class Histories:
             if len(fitting) < len(messages):
                 self._tell_too_large(partition, len(messages) - len(fitting))
             history.rotation.wrote(due)
+            if len(messages) > len(due):
+                history.alerts.wrote(now_s)
             self._metrics.state_blocks.inc(len(fitting))
 
     def _could_not_write(self, partition: Partition, error: Exception, took_s: float) -> None:

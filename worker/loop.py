@@ -186,7 +186,7 @@ class Worker:
             self._metrics.last_commit.set(self._clock.now_s())
             if self._histories is not None and not self._held:
                 with self._timed("write_state"):
-                    self._histories.committed(offsets)
+                    self._histories.committed(offsets, last=last)
 
     def _poll(self) -> Batch | None:
         with self._timed("poll"):

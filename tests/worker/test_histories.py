@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,8 @@ from kafka import errors as kafka_errors
 from detector import Detector, History, ModelDirectory, history_blocks, pack_state
 from tests.payments import HISTORY_STREAM, decoded, message, remembering_detector
 from tests.worker.bench import GROUP, Bench
-from transport import TransportError
+from tests.worker.lives import EVICTED, FAULTS, STATE, RememberingBench, faulty, live, remembering_bench
 from worker.models import Models
-
-STATE = "payments.state"
-SENT_MS = 1_775_001_600_000  # 2026-04-01T00:00:00Z
 
 
 @pytest.fixture
@@ -29,33 +25,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def remembering_bench(root: Path, partitions: int = 1, **settings: Any) -> RememberingBench:
-    """A bench with a topic for histories, on which no time passes between two commits and a rotation is short."""
-    bench = RememberingBench(
-        root, partitions=partitions, **{"state": {"rotation_s": 10}, "commit_interval_s": 0} | settings
-    )
-    bench.cluster.create(STATE, partitions)
-    bench.state_topic = STATE
-    return bench
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _small_blocks() -> Iterator[None]:
     """Blocks of sixteen cards: fifty of them then have several, written at different offsets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history_blocks, "_BLOCK_BYTES", 1)
         yield
-
-
-class RememberingBench(Bench):
-    """A bench whose messages are younger than the payments in them."""
-
-    reads = 0
-    """Clients beside the group's own that were made since another version was promoted."""
-
-    def produce(self, *values: bytes | None, partition: int = 0) -> None:
-        for value in values:
-            self.cluster.append("payments", value, partition=partition, timestamp_ms=SENT_MS)
 
 
 def messages(count: int, start: int = 0) -> list[bytes | None]:
@@ -436,24 +411,6 @@ def test_records_of_the_future_become_dead_letters_and_enter_no_history(root: Pa
     assert len(scores(bench)) == 60
 
 
-class Crash(BaseException):
-    """The process dies here."""
-
-
-FAULTS: dict[str, tuple[str, BaseException]] = {
-    "publish fails": ("ack", kafka_errors.KafkaTimeoutError()),
-    "publish arrives and its acknowledgement does not": ("lost_ack", kafka_errors.KafkaTimeoutError()),
-    "commit is refused": ("commit", kafka_errors.CommitFailedError()),
-    "commit is not answered": ("commit", kafka_errors.KafkaTimeoutError()),
-    "a look at the log is not answered": ("beginning_offsets", kafka_errors.KafkaTimeoutError()),
-    "dies before a poll": ("poll", Crash()),
-    "dies before a message is sent": ("send", Crash()),
-    "dies after a message arrived": ("lost_ack", Crash()),
-    "dies before a commit": ("commit", Crash()),
-}
-EVICTED = "is evicted"
-
-
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """The models of a worker that has loaded them, so that not every example has to."""
@@ -464,30 +421,6 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Models:
     ready.refresh()
     assert ready.swap()
     return ready
-
-
-def live(bench: RememberingBench, loaded: Models, coming: Iterator[bytes | None], *, turns: int) -> None:
-    """One life of a worker, until it stops, or dies; a few records come and half a second passes with each poll."""
-    worker = bench.worker(turns=turns, models=loaded)
-    poll = bench.source.poll
-
-    def poll_while_records_come() -> Any:
-        bench.produce(*islice(coming, 5))
-        bench.cluster.clock.advance(0.5)
-        return poll()
-
-    bench.source.poll = poll_while_records_come  # type: ignore[method-assign]
-    try:
-        worker.run()
-    except Crash:
-        for consumer in bench.cluster.consumers:
-            consumer.closed = True  # the group notices, nobody says goodbye
-        for group in bench.cluster._groups.values():
-            group.members.clear()
-        return
-    except TransportError:
-        pass
-    bench.source.close()
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -511,11 +444,7 @@ def test_no_fault_and_no_crash_changes_a_bit_of_a_score_with_history(
     bench.state_topic = STATE if has_topic else None
     coming = iter(messages(150))
     for faults, turns in lives:
-        for fault in faults:
-            if fault == EVICTED:
-                bench.cluster.evict(GROUP)
-            else:
-                bench.cluster.fail(*(FAULTS[fault] if fault else ("ack", None)))
+        faulty(bench, faults)
         live(bench, loaded, coming, turns=turns)
     bench.cluster._faults.clear()
 

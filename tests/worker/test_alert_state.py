@@ -1,0 +1,203 @@
+"""Thresholds that follow and entities that are quiet: the same alerts whatever happens to the workers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from detector import Detector, ModelDirectory, StreamDefinition, Threshold
+from tests.payments import HISTORY_STREAM, STREAM, decoded, fitted_detector, message, odd_message, remembering_detector
+from tests.worker.bench import Bench
+from tests.worker.lives import EVICTED, FAULTS, STATE, RememberingBench, faulty, live, remembering_bench
+from worker.models import Models
+
+RECORDS = 330
+SUPPRESSING = '[threshold]\nfalse_alarm_rate = 0.01\nmode = "online"\nwindow = 5000\n'
+COOLDOWN = '[[suppress]]\nname = "quiet_card"\nrule = "cooldown"\nperiod = "3h"\n'
+
+
+@cache
+def following(*, remembers: bool = True) -> Detector:
+    """A detector whose threshold follows the scores in segments of a hundred offsets, with a cooldown of cards."""
+    base = remembering_detector() if remembers else fitted_detector()
+    text = (HISTORY_STREAM if remembers else STREAM).to_toml()
+    text = text.replace("[threshold]\nfalse_alarm_rate = 0.01\n", SUPPRESSING)
+    stream = StreamDefinition.from_toml(text.replace("[[feature]]", COOLDOWN + "\n[[feature]]", 1))
+    return Detector(
+        stream, base.encoder, base.scorer, base.threshold, base.normal_scores, history=base.history, facts=base.facts
+    )
+
+
+def values(count: int = RECORDS, start: int = 0) -> list[bytes | None]:
+    """Payments of which some cards' are odd, again and again, and whose amounts grow."""
+    return [
+        odd_message(number)
+        if number % 50 in (3, 17) or number % 83 == 5
+        else message(number, amount=30.0 + number / 10 + number % 7)
+        for number in range(start, start + count)
+    ]
+
+
+def offline(found: list[bytes | None], detector: Detector) -> dict[int, tuple[str, float]]:
+    """Verdict and score ratio of each record in one go."""
+    records = decoded(found, detector.stream)
+    state = None if detector.history is None else [detector.history.new_state()]
+    verdicts, _ = detector.judge(records, state, explanations=False)
+    said = np.full(len(records), "normal", object)
+    said[verdicts.alerts], said[verdicts.suppressed] = "alert", "suppressed"
+    assert records.ids is not None
+    return {
+        int(number): (verdict, ratio)
+        for number, verdict, ratio in zip(records.ids.tolist(), said.tolist(), verdicts.ratios.tolist(), strict=True)
+    }
+
+
+def told(bench: Bench) -> dict[int, tuple[str, float]]:
+    """Verdict and score ratio of each record on the score topic; a repeat has to be equal."""
+    found: dict[int, tuple[str, float]] = {}
+    for each in bench.cluster.messages("payments.scores"):
+        content = json.loads(each.value or b"")
+        verdict = (content["verdict"], content["score_ratio"])
+        assert found.setdefault(int(content["record_id"]), verdict) == verdict
+    return found
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["with history", "without history"])
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The models of a worker that has loaded them."""
+    root = tmp_path_factory.mktemp("following")
+    detector = following(remembers=request.param)
+    ModelDirectory(root / detector.name).publish(detector)
+    return ready(root)
+
+
+def ready(root: Path) -> Models:
+    bench = Bench(root)
+    models = Models(root, None, clock=bench.clock, metrics=bench.metrics)
+    models.refresh()
+    assert models.swap()
+    return models
+
+
+def bench_of(models: Models, **changes: Any) -> RememberingBench:
+    return remembering_bench(models._root, **changes)
+
+
+def test_the_stream_of_these_tests_alerts_suppresses_and_moves_its_threshold() -> None:
+    said = offline(values(), following())
+
+    counts = {verdict: sum(each == verdict for each, _ in said.values()) for verdict in ("alert", "suppressed")}
+    assert counts["alert"] >= 5
+    assert counts["suppressed"] >= 5
+    records = decoded(values(), following().stream)
+    verdicts, _ = following().judge(records, explanations=False)
+    assert len(set(verdicts.thresholds.tolist())) >= 3
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lives=st.lists(
+        st.tuples(st.lists(st.sampled_from([None, EVICTED, *FAULTS]), max_size=6), st.integers(5, 40)), max_size=4
+    ),
+    batch_records=st.integers(2, 40),
+    commit_interval_s=st.sampled_from([0.0, 1.0, 1000.0]),
+    rotation_s=st.sampled_from([0.5, 4.0, 1000.0]),
+    has_topic=st.booleans(),
+)
+def test_no_fault_and_no_crash_changes_an_alert(
+    loaded: Models, lives: list[tuple[list[str | None], int]], batch_records: int,
+    commit_interval_s: float, rotation_s: float, has_topic: bool,
+) -> None:  # fmt: skip
+    bench = bench_of(
+        loaded, max_batch_records=batch_records, commit_interval_s=commit_interval_s, state={"rotation_s": rotation_s}
+    )
+    bench.state_topic = STATE if has_topic else None
+    coming = iter(values())
+    for faults, turns in lives:
+        faulty(bench, faults)
+        live(bench, loaded, coming, turns=turns)
+    bench.cluster._faults.clear()
+
+    live(bench, loaded, coming, turns=250)
+
+    assert loaded.current is not None
+    assert told(bench) == offline(values(), loaded.current.detector)
+    assert bench.committed == RECORDS
+
+
+def test_suppressed_records_are_counted_with_their_rule_and_the_next_alert_tells_them(loaded: Models) -> None:
+    assert loaded.current is not None
+    bench = bench_of(loaded)
+    bench.produce(*values())
+
+    live(bench, loaded, iter([]), turns=40)
+
+    said = offline(values(), loaded.current.detector)
+    suppressed = sum(verdict == "suppressed" for verdict, _ in said.values())
+    assert bench.count("records_suppressed_total", reason="quiet_card") == suppressed
+    assert sum(bench.outcomes().values()) == RECORDS
+    before = [alert.suppressed_before for alert in bench.alerts if alert.suppressed_before is not None]
+    assert before
+    assert all(each.suppressed_count >= 1 for each in before)
+    assert all(each.first_seen is not None and each.first_seen <= each.last_seen for each in before)  # type: ignore[operator]
+
+
+def test_what_a_new_owner_begins_with_needs_no_old_input(loaded: Models) -> None:
+    assert loaded.current is not None
+    bench = bench_of(loaded, max_batch_records=20, state={"rotation_s": 0.5})
+    coming = iter(values())
+    live(bench, loaded, coming, turns=50)
+    bench.cluster.trim("payments", 0, before=bench.committed)
+
+    live(bench, loaded, coming, turns=120)
+
+    assert bench.committed == RECORDS
+    assert told(bench) == offline(values(), loaded.current.detector)
+
+
+def test_records_are_judged_again_by_the_version_that_judged_them(tmp_path: Path) -> None:
+    """The version that comes finds nothing odd; what the one before found keeps its cards quiet all the same."""
+    root = tmp_path / "models"
+    detector = following()
+    ModelDirectory(root / detector.name).publish(detector)
+    bench = remembering_bench(root, max_batch_records=10, commit_interval_s=1000, state={"rotation_s": 1000})
+    # The state is written at the first commit, before any odd record; the odd ones follow it.
+    bench.produce(*values(3))
+    live(bench, ready(root), iter([]), turns=10)
+    written = len(bench.cluster.messages(STATE))
+    bench.state_topic = None
+    bench.produce(*values(60, start=3))
+    live(bench, ready(root), iter([]), turns=30)
+    bench.state_topic = STATE
+    quiet = [alert.record_id for alert in bench.alerts]
+    deaf = Detector(
+        detector.stream, detector.encoder, detector.scorer, _raised(detector), detector.normal_scores,
+        history=detector.history, facts=detector.facts | {"fitted_at": "2026-03-14T09:26:53+00:00"},
+    )  # fmt: skip
+    ModelDirectory(root / detector.name).publish(deaf, promote=True)
+
+    models = ready(root)
+    worker = bench.worker(turns=12, models=models)
+    worker.run()
+
+    assert written > 0
+    assert models.current is not None
+    assert models.current.detector.threshold.value > 1e6
+    assert worker._histories is not None
+    (history,) = worker._histories._partitions.values()
+    assert set(history.alerts.state.quiets) == {f"card-{int(number or 0) % 50}" for number in quiet}
+    assert history.alerts.state.window is not None
+    assert history.alerts.state.window.threshold > 1e6
+    bench.source.close()
+
+
+def _raised(detector: Detector) -> Threshold:
+    return replace(detector.threshold, value=1e9)
