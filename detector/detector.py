@@ -141,6 +141,7 @@ class Detector:
         *,
         explanations: bool = True,
         listed: int | None = None,
+        counterfactuals: bool = True,
     ) -> tuple[Verdicts, tuple[HistoryChanges, ...]]:
         """Score records, and say of each whether it is anomalous and of the anomalous ones why.
 
@@ -154,6 +155,7 @@ class Detector:
                 None for nothing, or where records carry their history features already.
             explanations: Whether to say why; without them `Verdicts.explanations` is empty.
             listed: How many features each explanation lists, None for all.
+            counterfactuals: Whether explanations say what else would not have been anomalous.
 
         Returns:
             The verdicts, and the changes to each state, to be applied once the verdicts are acknowledged.
@@ -168,7 +170,14 @@ class Detector:
             threshold=self.threshold.value,
             anomalies=anomalies,
             probabilities=self.normal_scores.probability(scores[anomalies]),
-            explanations=self.explain(records.take(anomalies), listed=listed) if explanations else (),
+            explanations=self.explain(
+                records.take(anomalies),
+                listed=listed,
+                threshold=self.threshold.value if counterfactuals else None,
+                scores=scores[anomalies],
+            )
+            if explanations
+            else (),
             unscorable=np.flatnonzero(~finite),
             missing={name: int(mask.sum()) for name, mask in notes.missing.items()},
             unseen={name: int(mask.sum()) for name, mask in notes.unseen.items()},
@@ -207,17 +216,33 @@ class Detector:
         state.apply(changes)
         return found
 
-    def explain(self, records: Records, *, listed: int | None = None) -> tuple[Explanation, ...]:
-        """Why each of a few records scores as it does, sensitive values left out; `listed` features of each, or all.
+    def explain(
+        self,
+        records: Records,
+        *,
+        listed: int | None = None,
+        threshold: float | NDArray[np.float64] | None = None,
+        scores: NDArray[np.float64] | None = None,
+    ) -> tuple[Explanation, ...]:
+        """Why each of a few records scores as it does, sensitive values left out.
 
         Where ablation would take more than a few seconds, it is done for those with the highest scores and the others
         are explained by their residuals; `Explanation.explained_by` says which. Records of a stream with history
         features need to carry them, or history begins with these records.
+
+        Args:
+            records: The records, n.
+            listed: How many features of each to list, None for all.
+            threshold: The threshold in force, one or (n,), against which counterfactuals are sought; None for none.
+            scores: Scores of the records, (n,), where they are known.
         """
         if self.stream.image is not None:
             return explain_images(self.encoder, self.scorer, records, is_sensitive=self.stream.hides_image)
         records, _ = self._remember(records, None)
-        return explain(self.encoder, self.scorer, records, listed=listed, is_sensitive=self.stream.is_sensitive)
+        return explain(
+            self.encoder, self.scorer, records,
+            listed=listed, thresholds=threshold, scores=scores, is_sensitive=self.stream.is_sensitive,
+        )  # fmt: skip
 
     def records(self, data: Any) -> Records:
         """Data of any accepted form as records.

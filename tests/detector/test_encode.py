@@ -97,9 +97,9 @@ def test_the_expected_number_of_an_encoded_one_is_that_number(log: str) -> None:
     pair = fitted(NUMBER + log, x=SAMPLE)
     values = np.quantile(SAMPLE, [0.05, 0.5, 0.9])
 
-    expected = [pair[1].features[0].expected(row) for row in encode(pair, x=values).astype(np.float64)]
+    nearest = pair[1].features[0].nearest(encode(pair, x=values).astype(np.float64))
 
-    assert expected == pytest.approx(values.tolist(), rel=1e-3)
+    assert nearest.values == pytest.approx(values.tolist(), rel=1e-3)
 
 
 def test_rare_unseen_and_missing_categories_have_codes_of_their_own() -> None:
@@ -107,14 +107,7 @@ def test_rare_unseen_and_missing_categories_have_codes_of_their_own() -> None:
     rows = encode(pair, x=["a", "b", "c", "d", "new", None])
 
     assert len({row.tobytes() for row in rows}) == 5  # c and d are both rare
-    assert [pair[1].features[0].expected(row) for row in rows.astype(np.float64)] == [
-        "a",
-        "b",
-        RARE,
-        RARE,
-        "(unseen)",
-        None,
-    ]
+    assert pair[1].features[0].nearest(rows[[0, 1, 2, 3, 5]].astype(np.float64)).values == ["a", "b", RARE, RARE, None]
 
 
 def test_a_rarer_category_encodes_stranger() -> None:
@@ -128,7 +121,7 @@ def test_more_categories_than_allowed_share_the_rare_code() -> None:
     stream, encoder = fitted(CATEGORY + "max_values = 2\n", x=["a"] * 9 + ["b"] * 8 + ["c"] * 7)
 
     assert encoder.width == 2 + 3
-    assert encoder.features[0].expected(encode((stream, encoder), x=["c"])[0].astype(np.float64)) == RARE
+    assert encoder.features[0].nearest(encode((stream, encoder), x=["c"]).astype(np.float64)).values == [RARE]
 
 
 def test_midnight_lies_beside_the_minute_before_it_and_noon_opposite() -> None:
@@ -143,10 +136,10 @@ def test_hour_and_weekday_are_those_of_the_declared_zone() -> None:
     pair = fitted(TIME + 'zone = "Asia/Tokyo"\n', x=["2026-03-01T12:00:00"])
     rows = records(pair[0], x=["2026-03-01T20:30:00Z"])  # Sunday evening in UTC
 
-    assert [feature.actual(rows, 0) for feature in pair[1].features] == ["05:30", "Monday"]
+    assert [feature.actual(rows, np.arange(1)) for feature in pair[1].features] == [["05:30"], ["Monday"]]
     matrix = pair[1].encode(rows).astype(np.float64)
-    assert pair[1].features[0].expected(matrix[0, pair[1].slices[0]]) == "05:30"
-    assert pair[1].features[1].expected(matrix[0, pair[1].slices[1]]) == "Monday"
+    assert pair[1].features[0].nearest(matrix[:, pair[1].slices[0]]).values == ["05:30"]
+    assert pair[1].features[1].nearest(matrix[:, pair[1].slices[1]]).values == ["Monday"]
 
 
 def test_the_notes_say_what_is_missing_unseen_and_out_of_range() -> None:
