@@ -1,6 +1,7 @@
 """What trainer and worker must agree on, or scores go wrong; it knows no broker, no environment and no clock."""
 
 from detector.codebook import Codebook
+from detector.counterfactual import Change, Counterfactual, in_words
 from detector.decode import Decoder, Echo, Reject, RejectReason
 from detector.detector import Detector, Verdicts
 from detector.encode import Encoder
@@ -34,9 +35,11 @@ __all__ = [
     "ArtifactRefusal",
     "Autoencoder",
     "Block",
+    "Change",
     "Codebook",
     "Contribution",
     "ConvolutionalAutoencoder",
+    "Counterfactual",
     "Decoder",
     "DenoisingAutoencoder",
     "Detector",
@@ -74,6 +77,7 @@ __all__ = [
     "decode_table",
     "entities_per_block",
     "fit_threshold",
+    "in_words",
     "is_images",
     "pack_block",
     "pack_state",

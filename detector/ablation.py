@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from detector.encode import Encoder
 from detector.scoring import Scorer
 
-CANDIDATES = 3
-"""Most features of a record that are tried."""
+CANDIDATES = 4
+"""Most features of a record that are tried: a number and three that are computed from it."""
 
 LEAST_RESIDUAL = 0.02
 """Share of the largest residual below which a feature is not tried."""

@@ -15,8 +15,8 @@ from detector.encode import Encoder, NumberEncoder
 from detector.records import Records
 from detector.scoring import Scorer
 
-MOST_CHANGES = 3
-"""Most features that a counterfactual changes: beyond it nobody reads on."""
+MOST_CHANGES = 4
+"""Most features that a counterfactual changes: as many as are tried."""
 
 LOOKS = 3
 """Values of a number that are scored to find how far it may go; its last one that does not alert is shown."""
@@ -61,7 +61,7 @@ class Counterfactual(msgspec.Struct, frozen=True):
     score: float
 
 
-def sentence(changes: Sequence[Change]) -> str:
+def in_words(changes: Sequence[Change]) -> str:
     """Changes for people: "with amount at most 140 this would not alert"."""
     return f"with {' and '.join(_clause(change) for change in changes)} this would not alert"
 

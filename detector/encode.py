@@ -330,7 +330,7 @@ class CategoryEncoder:
         self, name: str, field: str, *, values: list[str], rare: list[str], rates: NDArray[np.float64]
     ) -> None:
         self.name, self.field = name, field
-        self.values, self._rare = values, rare
+        self.values, self.rare = values, rare
         self._rates = rates  # (width,)
         self.width = len(values) + 3
         self.indicators = slice(0, self.width)
@@ -388,7 +388,7 @@ class CategoryEncoder:
         """The values whose indicators are highest; never `unseen`, and `(rare)` for any of the rare ones."""
         rates = columns * self._scale + self._rates
         rates[:, self.width - 2] = -np.inf  # what no normal record holds cannot be expected
-        if not self._rare:
+        if not self.rare:
             rates[:, self.width - 3] = -np.inf
         codes = rates.argmax(axis=1)
         names = [*self.values, RARE, None, None]
@@ -396,7 +396,7 @@ class CategoryEncoder:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that was fitted."""
-        config = {"kind": "category", "name": self.name, "field": self.field, "values": self.values, "rare": self._rare}
+        config = {"kind": "category", "name": self.name, "field": self.field, "values": self.values, "rare": self.rare}
         return config, {"rates": self._rates}
 
 

@@ -200,7 +200,7 @@ def _affordable(encoder: Encoder, scorer: Scorer) -> int:
     codes = 0 if scorer.codebook is None else scorer.codebook.cost
     once = network + codes + scorer.whitening.numel() + scorer.number_whitening.numel() + scorer.linear.numel()
     tried = min(CANDIDATES, len(encoder.features))
-    looks = sum(range(tried - MOST_CHANGES + 1, tried + 1)) + LOOKS  # each step of the greedy search, then a bound
+    looks = sum(max(tried - step, 0) for step in range(MOST_CHANGES)) + LOOKS  # greedy steps, then a bound
     return int(ABLATION_WORK // (once * looks + network))
 
 

@@ -126,7 +126,10 @@ class Worker:
                     records, rejects = model.detector.decode(batch)
                 with self._stage("score"):
                     verdicts, changes = model.detector.judge(
-                        records, histories.states(batch), listed=self._settings.alert_contributions
+                        records,
+                        histories.states(batch),
+                        listed=self._settings.alert_contributions,
+                        counterfactuals=self._settings.alert_counterfactuals,
                     )
                 origin = Origin(self._group_id, self._version, model.version, self._clock.now_s())
                 outcomes = outcomes_of(batch, records, rejects, verdicts, model, self._settings, origin)

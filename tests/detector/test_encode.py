@@ -18,7 +18,7 @@ from detector import (
     records_of_matrix,
     stream_of_matrix,
 )
-from detector.encode import RARE, Notes
+from detector.encode import RARE, Notes, NumberEncoder
 from detector.tables import as_table
 
 
@@ -166,3 +166,44 @@ def test_a_row_encodes_to_the_same_bits_in_any_company(values: list[float], rand
     alone = np.concatenate([encoder.encode(records_of_matrix(stream, matrix[i : i + 1])) for i in order])
 
     assert alone.tobytes() == together[order].tobytes()
+
+
+@pytest.mark.parametrize("log", ["", "log = true\n"])
+def test_decoding_undoes_encoding_however_far_out(log: str) -> None:
+    feature = fitted(NUMBER + log, x=SAMPLE)[1].features[0]
+    assert isinstance(feature, NumberEncoder)
+    values = np.array([-1e9, -3.0, 0.0, 0.5, 7.0, 1e4, 1e12])
+
+    assert feature.values_of(feature.columns_of(values)[:, 0]) == pytest.approx(values, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample", "value"),
+    [
+        (NUMBER, SAMPLE, float(np.median(SAMPLE))),
+        (NUMBER, [*SAMPLE.tolist(), *[math.nan] * len(SAMPLE)], math.nan),
+        (CATEGORY, ["a"] * 60 + ["b"] * 30, "b"),
+        (TIME, ["2026-03-01T12:00:00", "2026-03-02T07:13:00"], "2026-03-02T07:13:00"),
+    ],
+)
+def test_the_nearest_possible_columns_of_a_record_are_its_own(kind: str, sample: list[object], value: object) -> None:
+    pair = fitted(kind, x=sample)
+    columns = encode(pair, x=[value]).astype(np.float64)
+
+    for feature, place in zip(pair[1].features, pair[1].slices, strict=True):
+        assert feature.nearest(columns[:, place]).columns == pytest.approx(columns[:, place], abs=1e-4)
+
+
+def test_half_an_indicator_becomes_a_whole_one_and_a_short_angle_one_on_the_circle() -> None:
+    category = fitted(CATEGORY, x=["a"] * 60 + ["b"] * 30)[1].features[0]
+    both = category.nearest(category.nearest(np.array([[0.3, 0.2, 0.0, 0.0, 0.0]])).columns)
+    hour = fitted(TIME + 'parts = ["hour"]\n', x=["2026-03-01T12:00:00"])[1].features[0]
+
+    assert both.values == ["a"]
+    assert np.square(hour.nearest(np.array([[0.1, 0.1, 0.0]])).columns[0, :2]).sum() == pytest.approx(2.0)
+
+
+def test_an_unseen_category_is_never_the_nearest() -> None:
+    category = fitted(CATEGORY, x=["a"] * 60 + ["b"] * 30)[1].features[0]
+
+    assert category.nearest(np.array([[0.0, 0.0, 0.0, 9.0, 0.0]])).values[0] in ("a", "b")
