@@ -26,11 +26,13 @@ from detector.records import MessageBatch, Messages, Records
 from detector.registry import ModelDirectory
 from detector.rescaling import Rescaling
 from detector.scoring import Scorer
+from detector.severity import SEVERITIES, Severity, severity_of
 from detector.stream import StreamDefinition
 from detector.tables import as_table, decode_table, records_of_matrix, stream_of_matrix
 from detector.threshold import Threshold, check_resolvable, fit_threshold
 
 __all__ = [
+    "SEVERITIES",
     "ArtifactError",
     "ArtifactRefusal",
     "Autoencoder",
@@ -66,6 +68,7 @@ __all__ = [
     "RejectReason",
     "Rescaling",
     "Scorer",
+    "Severity",
     "StreamDefinition",
     "StreamDefinitionError",
     "Threshold",
@@ -84,6 +87,7 @@ __all__ = [
     "read_state",
     "records_of_images",
     "records_of_matrix",
+    "severity_of",
     "stream_of_images",
     "stream_of_matrix",
     "to_png",

@@ -18,7 +18,7 @@ from detector.scoring import Scorer
 MOST_CHANGES = 4
 """Most features that a counterfactual changes: as many as are tried."""
 
-LOOKS = 3
+LOOKS = 4
 """Values of a number that are scored to find how far it may go; its last one that does not alert is shown."""
 
 _MARGIN = 0.03
@@ -236,11 +236,16 @@ class _Search:
         self._inside = feature.columns_of(expected)[:, 0]
         self._outside, self._outer_score = feature.columns_of(actual)[:, 0], path.before[rows]
         self._tried = expected
+        self._hits, self._misses = np.zeros(len(rows)), np.zeros(len(rows))  # how many values in a row were so
 
     def next(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The columns (m, 2) of the next values: a little inside of where a straight line meets the threshold."""
-        rise = np.maximum(self._outer_score - self._score, 1e-12)
-        share = np.clip((thresholds - self._score) / rise - _MARGIN, _LEAST_MOVE, 1.0 - _LEAST_MOVE)
+        """The columns (m, 2) of the next values: a little inside of where a straight line meets the threshold.
+
+        As a curve meets it always on the same side of the line, an end that stays counts half each time (Illinois).
+        """
+        room = (thresholds - self._score) * 0.5**self._misses
+        excess = (self._outer_score - thresholds) * 0.5**self._hits
+        share = np.clip(room / np.maximum(room + excess, 1e-12) - _MARGIN, _LEAST_MOVE, 1.0 - _LEAST_MOVE)
         place = self._inside + share * (self._outside - self._inside)
         values = self._feature.values_of(place)
         self._tried = _rounded(values, self._actual, self._expected, is_whole=self._feature.is_whole)
@@ -251,6 +256,7 @@ class _Search:
         column, is_inside = self._feature.columns_of(self._tried)[:, 0], scores <= thresholds
         self._value = np.where(is_inside, self._tried, self._value)
         self._score = np.where(is_inside, scores, self._score)
+        self._hits, self._misses = np.where(is_inside, self._hits + 1, 0), np.where(is_inside, 0, self._misses + 1)
         self._inside = np.where(is_inside, column, self._inside)
         self._outside = np.where(is_inside, self._outside, column)
         self._outer_score = np.where(is_inside, self._outer_score, scores)

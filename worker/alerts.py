@@ -10,16 +10,21 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from detector import Counterfactual, Detector, Explanation, ImageExplanation, Records, Verdicts, to_png
+from detector import (
+    Counterfactual,
+    Detector,
+    Explanation,
+    ImageExplanation,
+    Records,
+    Severity,
+    Verdicts,
+    severity_of,
+    to_png,
+)
 from transport import Batch, OutgoingMessage
 from worker.identity import Identities, SourceMessage, shortened
 
 SCHEMA_VERSION = 1
-
-Severity = Literal["warning", "minor", "major", "critical"]
-
-SEVERITIES: tuple[tuple[Severity, float], ...] = (("warning", 1), ("minor", 10), ("major", 100), ("critical", 1_000))
-"""How many times rarer among normal records than the promised false alarms an anomaly is at least, by severity."""
 
 HEADERS = (("content-type", b"application/json"), ("schema-version", str(SCHEMA_VERSION).encode()))
 
@@ -175,11 +180,6 @@ class Alert(Struct, frozen=True, kw_only=True):
         Meta(description="Of a record that is an image; null where it is sensitive, or was too large for the topic."),
     ] = None
     image_left_out: Annotated[bool, Meta(description="`image` was too large for the topic.")] = False
-
-
-def severity_of(tail_probability: float, rate: float) -> Severity:
-    """The severity of an anomaly by its tail probability, where a share `rate` of normal records may alert."""
-    return max((least, severity) for severity, least in SEVERITIES if least * tail_probability <= rate or least == 1)[1]
 
 
 def alerts_of(

@@ -165,9 +165,9 @@ def test_a_history_feature_is_changed_by_itself() -> None:
     detector = remembering_detector()
     assert detector.history is not None
     records, _ = detector.history.fold_all(
-        [detector.history.new_state()], decoded([message(50 * number) for number in range(20)], detector.stream)
+        [detector.history.new_state()], decoded([message(number) for number in range(200)], detector.stream)
     )
-    odd = records.take(np.array([19]))
+    odd = records.take(np.array([150 + int(detector.score(records)[150:].argmin())]))
     odd.history["count.1d"][0] = 300.0
 
     (explanation,) = detector.explain(odd, threshold=detector.threshold.value)

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector import Detector, Verdicts
+from detector import Detector, Verdicts, severity_of
 from tests.payments import fitted_detector, message, odd_message
 from tests.worker.bench import START_MS, batch_of
 from transport import Batch
-from worker.alerts import Alert, alert_message, alerts_of, severity_of
+from worker.alerts import Alert, alert_message, alerts_of
 from worker.docs import ALERT_SCHEMA, schema_text
 from worker.identity import Identities, alert_id, pseudonym
 from worker.scores import score_messages
