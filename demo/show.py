@@ -130,7 +130,19 @@ def alert_line(alert: Mapping[str, Any]) -> str:
         for one in shown
     )
     who = ", ".join((alert["entity"] or {}).values())
-    return f"[red]alert[/] {escape(who)} [yellow]×{alert['score_ratio']:.1f}[/]  {reasons}"
+    return f"[red]alert[/] {escape(who)} [yellow]×{alert['score_ratio']:.1f}[/]  {reasons}{_otherwise(alert)}"
+
+
+def _otherwise(alert: Mapping[str, Any]) -> str:
+    """What would not have alerted, where a single change is enough: more do not fit a line."""
+    changes = (alert.get("counterfactual") or {}).get("changes", ())
+    if len(changes) != 1 or changes[0]["relation"] not in _BOUNDS:
+        return ""
+    bound, value = _BOUNDS[changes[0]["relation"]], _value(changes[0]["value"])
+    return f" [dim]· no alert with {changes[0]['feature'].removeprefix('timestamp.')} {bound} {escape(value)}[/]"
+
+
+_BOUNDS = {"at_most": "≤", "at_least": "≥"}
 
 
 def _value(value: str | float | None) -> str:

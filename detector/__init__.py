@@ -3,6 +3,7 @@
 from detector.alert_blocks import pack_alert_state, unpack_alert_state
 from detector.alerting import Alerting, AlertState
 from detector.codebook import Codebook
+from detector.counterfactual import Change, Counterfactual, in_words
 from detector.decode import Decoder, Echo, Reject, RejectReason
 from detector.detector import Detector, Verdicts
 from detector.drift import DriftCounts, DriftReference
@@ -30,12 +31,14 @@ from detector.records import MessageBatch, Messages, Records
 from detector.registry import ModelDirectory
 from detector.rescaling import Rescaling
 from detector.scoring import Scorer
+from detector.severity import SEVERITIES, Severity, severity_of
 from detector.stream import StreamDefinition
 from detector.suppression import SuppressedBefore
 from detector.tables import as_table, decode_table, records_of_matrix, stream_of_matrix
 from detector.threshold import Threshold, check_resolvable, fit_threshold, refit_threshold
 
 __all__ = [
+    "SEVERITIES",
     "AlertState",
     "AlertStateMismatch",
     "Alerting",
@@ -43,9 +46,11 @@ __all__ = [
     "ArtifactRefusal",
     "Autoencoder",
     "Block",
+    "Change",
     "Codebook",
     "Contribution",
     "ConvolutionalAutoencoder",
+    "Counterfactual",
     "Decoder",
     "DenoisingAutoencoder",
     "Detector",
@@ -76,6 +81,7 @@ __all__ = [
     "RejectReason",
     "Rescaling",
     "Scorer",
+    "Severity",
     "StreamDefinition",
     "StreamDefinitionError",
     "SuppressedBefore",
@@ -88,6 +94,7 @@ __all__ = [
     "decode_table",
     "entities_per_block",
     "fit_threshold",
+    "in_words",
     "is_images",
     "pack_alert_state",
     "pack_block",
@@ -96,6 +103,7 @@ __all__ = [
     "records_of_images",
     "records_of_matrix",
     "refit_threshold",
+    "severity_of",
     "stream_of_images",
     "stream_of_matrix",
     "to_png",

@@ -104,7 +104,7 @@ class Alerting:
         records: Records,
         scores: NDArray[np.float64],
         states: Sequence[AlertState],
-        explain: Callable[[NDArray[np.int64]], tuple[Explanation, ...]],
+        explain: Callable[[NDArray[np.int64], NDArray[np.float64]], tuple[Explanation, ...]],
     ) -> Judgement:
         """Decide which of scored records alert.
 
@@ -112,7 +112,7 @@ class Alerting:
             records: The records, those of one partition in their order.
             scores: Their scores, (n,); one that is not finite is no anomaly.
             states: What earlier records left, one for each partition (`records.partition_index` says which).
-            explain: Gives the explanations of the records at some rows.
+            explain: Gives the explanations of the records at some rows, by the thresholds in force for them.
         """
         thresholds, standardised, windows = self._thresholds(records, scores, states)
         anomalies = np.flatnonzero(np.isfinite(scores) & (scores > thresholds))
@@ -120,7 +120,7 @@ class Alerting:
         explanations: dict[int, Explanation] = {}
         if self._asks_direction and len(anomalies):
             left = np.flatnonzero(reasons == None)  # noqa: E711 - element by element
-            told = explain(anomalies[left])
+            told = explain(anomalies[left], thresholds[anomalies[left]])
             explanations = dict(zip(anomalies[left].tolist(), told, strict=True))
             reasons[left] = suppressed_by_direction(self._stream, told)
         before, quiets = self._quieted(records, anomalies, reasons, states)

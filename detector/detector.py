@@ -172,6 +172,7 @@ class Detector:
         *,
         explanations: bool = True,
         listed: int | None = None,
+        counterfactuals: bool = True,
     ) -> tuple[Verdicts, tuple[HistoryChanges, ...]]:
         """Score records, and say of each whether it is anomalous, whether it alerts, and of those that alert why.
 
@@ -186,6 +187,7 @@ class Detector:
             alert_states: The same for what decides on alerts; None for nothing.
             explanations: Whether to say why; without them `Verdicts.explanations` is empty.
             listed: How many features each explanation lists, None for all.
+            counterfactuals: Whether explanations say what else would not have been anomalous.
 
         Returns:
             The verdicts, with what takes the place of each of `alert_states`, and the changes to each of `state`: to be
@@ -197,8 +199,9 @@ class Detector:
         if alert_states is None:
             alert_states = [self.alerting.begin()] * _partitions(records)
 
-        def explained(rows: NDArray[np.int64]) -> tuple[Explanation, ...]:
-            return self.explain(records.take(rows), listed=listed)
+        def explained(rows: NDArray[np.int64], thresholds: NDArray[np.float64]) -> tuple[Explanation, ...]:
+            limits = thresholds if explanations and counterfactuals else None
+            return self.explain(records.take(rows), listed=listed, threshold=limits, scores=scores[rows])
 
         judged = self.alerting.judge(records, scores, alert_states, explained)
         verdicts = Verdicts(
@@ -207,7 +210,9 @@ class Detector:
             anomalies=judged.anomalies,
             alerts=judged.alerts,
             probabilities=judged.probabilities,
-            explanations=(judged.explanations or explained(judged.alerts)) if explanations else (),
+            explanations=(judged.explanations or explained(judged.alerts, judged.thresholds[judged.alerts]))
+            if explanations
+            else (),
             before=judged.before,
             suppressed=judged.suppressed,
             reasons=judged.reasons,
@@ -251,17 +256,33 @@ class Detector:
         state.apply(changes)
         return found
 
-    def explain(self, records: Records, *, listed: int | None = None) -> tuple[Explanation, ...]:
-        """Why each of a few records scores as it does, sensitive values left out; `listed` features of each, or all.
+    def explain(
+        self,
+        records: Records,
+        *,
+        listed: int | None = None,
+        threshold: float | NDArray[np.float64] | None = None,
+        scores: NDArray[np.float64] | None = None,
+    ) -> tuple[Explanation, ...]:
+        """Why each of a few records scores as it does, sensitive values left out.
 
         Where ablation would take more than a few seconds, it is done for those with the highest scores and the others
         are explained by their residuals; `Explanation.explained_by` says which. Records of a stream with history
         features need to carry them, or history begins with these records.
+
+        Args:
+            records: The records, n.
+            listed: How many features of each to list, None for all.
+            threshold: The threshold in force, one or (n,), against which counterfactuals are sought; None for none.
+            scores: Scores of the records, (n,), where they are known.
         """
         if self.stream.image is not None:
             return explain_images(self.encoder, self.scorer, records, is_sensitive=self.stream.hides_image)
         records, _ = self._remember(records, None)
-        return explain(self.encoder, self.scorer, records, listed=listed, is_sensitive=self.stream.is_sensitive)
+        return explain(
+            self.encoder, self.scorer, records,
+            listed=listed, thresholds=threshold, scores=scores, is_sensitive=self.stream.is_sensitive,
+        )  # fmt: skip
 
     def records(self, data: Any) -> Records:
         """Data of any accepted form as records.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,6 @@ LARGEST = 1e100
 """Numbers beyond this are all the same to the encoder, so that no intermediate result overflows."""
 
 RARE = "(rare)"
-UNSEEN = "(unseen)"
 
 _DAY_US = 86_400_000_000
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -59,6 +58,18 @@ class Notes:
         self.out_of_range: dict[str, NDArray[np.bool_]] = {}
 
 
+class Possible(NamedTuple):
+    """Values that records can hold.
+
+    Attributes:
+        values: In the record's own units, None for missing, n in all.
+        columns: The same encoded, (n, width): just what `encode` makes of records with these values.
+    """
+
+    values: list[str | float | None]
+    columns: NDArray[np.float64]
+
+
 class FeatureEncoder(Protocol):
     """One feature's columns of the matrix."""
 
@@ -71,11 +82,11 @@ class FeatureEncoder(Protocol):
     def encode(self, records: Records, notes: Notes) -> NDArray[np.float64]:
         """The feature's columns, (n, width)."""
 
-    def actual(self, records: Records, row: int) -> str | float | None:
-        """What the record says, in its own units."""
+    def actual(self, records: Records, rows: NDArray[np.int64]) -> list[str | float | None]:
+        """What each of some records says, in its own units, None where missing."""
 
-    def expected(self, columns: NDArray[np.float64]) -> str | float | None:
-        """What the encoded columns (width,) say in the record's own units, None for missing."""
+    def nearest(self, columns: NDArray[np.float64]) -> Possible:
+        """The values that records can hold which are nearest to what reconstructed columns (n, width) say."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that was fitted: a JSON object, and arrays by name."""
@@ -91,6 +102,11 @@ class _Flag:
         deviation = max(self.rate * (1 - self.rate), LEAST_VARIANCE) ** 0.5
         scaled: NDArray[np.float64] = (mask - self.rate) / deviation
         return scaled
+
+    def holds(self, column: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether a reconstructed column (n,) is nearer to what `encode` makes of true than of false."""
+        halfway: NDArray[np.bool_] = column > self.encode(np.array([0.5]))
+        return halfway
 
 
 class NumberEncoder:
@@ -120,6 +136,13 @@ class NumberEncoder:
         self._spread, self._centre, self._scale = spread, centre, scale
         self._missing = _Flag(missing_rate)
         self.low, self.high = low, high
+        self.is_whole = self._is_whole()
+
+    def _is_whole(self) -> bool:
+        """Whether normal records hold whole numbers alone, as counts do; told by range and quantiles."""
+        values = np.copysign(np.expm1(np.abs(self._knots)), self._knots) if self._log else self._knots
+        near = np.abs(values - np.rint(values)) <= 1e-6 * np.maximum(np.abs(values), 1.0)
+        return float(self.low).is_integer() and float(self.high).is_integer() and float(near.mean()) >= 0.5
 
     @classmethod
     def fit(cls, feature: NumberFeature, records: Records, rank_share: float) -> NumberEncoder:
@@ -167,7 +190,8 @@ class NumberEncoder:
         rise = rank_share / (self._spread * float(quantiles.std())) + (1 - rank_share) / deviation
         self._spread = 1 / rise
 
-    def _column(self, records: Records) -> NDArray[np.float64]:
+    def values_in(self, records: Records) -> NDArray[np.float64]:
+        """The numbers of records, (n,), NaN where missing."""
         return records.numbers[self.field]
 
     def _raw(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -178,27 +202,42 @@ class NumberEncoder:
 
     def encode(self, records: Records, notes: Notes) -> NDArray[np.float64]:
         """Columns (n, 2): the value, and the flag of a missing one."""
-        values = self._column(records)
+        values = self.values_in(records)
         missing = np.isnan(values)
         notes.values[self.name] = values
         notes.missing[self.name] = missing
         notes.out_of_range[self.name] = (values < self.low) | (values > self.high)
+        return self.columns_of(values)
+
+    def columns_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Columns (n, 2) of values (n,), NaN where missing."""
         columns = np.empty((len(values), 2))
         _tame(self._raw(values), self._centre, self._scale, columns[:, 0])
-        columns[:, 1] = self._missing.encode(missing)
+        columns[:, 1] = self._missing.encode(np.isnan(values))
         return columns
 
-    def actual(self, records: Records, row: int) -> float | None:
-        """The number itself, None where missing."""
-        value = float(self._column(records)[row])
-        return None if np.isnan(value) else value
+    def values_of(self, column: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The numbers (n,) that encoded ones (n,) stand for, however far out: the inverse of `columns_of`."""
+        size = np.abs(column)
+        deviations = np.where(size > SOFT_LIMIT, SOFT_LIMIT * np.exp(size / SOFT_LIMIT - 1.0), size)
+        raw = np.copysign(deviations, column) * self._scale + self._centre
+        beside = np.maximum(raw - self._scores[-1], 0.0) - np.maximum(self._scores[0] - raw, 0.0)
+        unfolded = np.interp(raw, self._scores, self._knots) + beside * self._spread
+        if self._log:
+            unfolded = np.copysign(np.expm1(np.minimum(np.abs(unfolded), np.log1p(LARGEST))), unfolded)
+        values: NDArray[np.float64] = np.clip(unfolded, -LARGEST, LARGEST)
+        return values
 
-    def expected(self, columns: NDArray[np.float64]) -> float | None:
-        """The number that the encoded one stands for, within the range of normal records."""
-        score = float(np.clip(columns[0], -SOFT_LIMIT, SOFT_LIMIT)) * self._scale + self._centre
-        unfolded = float(np.interp(score, self._scores, self._knots))
-        value = float(np.sign(unfolded) * np.expm1(abs(unfolded))) if self._log else unfolded
-        return float(f"{min(max(value, self.low), self.high):.6g}")
+    def actual(self, records: Records, rows: NDArray[np.int64]) -> list[str | float | None]:
+        """The numbers themselves, None where missing."""
+        return _or_none(self.values_in(records)[rows])
+
+    def nearest(self, columns: NDArray[np.float64]) -> Possible:
+        """The numbers that the encoded ones stand for, within the range of normal records; six digits, or whole."""
+        values = np.clip(self.values_of(np.clip(columns[:, 0], -SOFT_LIMIT, SOFT_LIMIT)), self.low, self.high)
+        values = np.rint(values) if self.is_whole else significant(values, 6)
+        values[self._missing.holds(columns[:, 1])] = np.nan
+        return Possible(_or_none(values), self.columns_of(values))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that was fitted."""
@@ -208,6 +247,20 @@ class NumberEncoder:
             "high": self.high,
         }  # fmt: skip
         return config, {"knots": self._knots, "scores": self._scores}
+
+
+def significant(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """Values (n,) rounded to so many significant digits; those that decimal text of so many digits stands for."""
+    sizes = np.abs(values)
+    places = digits - 1 - np.floor(np.log10(np.where(sizes > 0, sizes, 1.0)))
+    # Whole numbers times or over powers of ten, which are exact: no digit appears behind the last one.
+    up, down = 10.0 ** np.maximum(places, 0.0), 10.0 ** np.maximum(-places, 0.0)
+    rounded: NDArray[np.float64] = np.rint(values / down * up) / up * down
+    return rounded
+
+
+def _or_none(values: NDArray[np.float64]) -> list[str | float | None]:
+    return [None if value != value else value for value in values.tolist()]  # not a number
 
 
 @compiled
@@ -264,7 +317,8 @@ class HistoryEncoder(NumberEncoder):
         column = records.history[feature.label]
         return cls._fit(feature.label, feature.of or "", column, feature.takes_log, rank_share)
 
-    def _column(self, records: Records) -> NDArray[np.float64]:
+    def values_in(self, records: Records) -> NDArray[np.float64]:
+        """The numbers of records, (n,), NaN where missing."""
         return records.history[self.name]
 
 
@@ -288,7 +342,7 @@ class CategoryEncoder:
         self, name: str, field: str, *, values: list[str], rare: list[str], rates: NDArray[np.float64]
     ) -> None:
         self.name, self.field = name, field
-        self.values, self._rare = values, rare
+        self.values, self.rare = values, rare
         self._rates = rates  # (width,)
         self.width = len(values) + 3
         self.indicators = slice(0, self.width)
@@ -330,25 +384,32 @@ class CategoryEncoder:
         notes.codes[self.name] = codes
         notes.missing[self.name] = codes == missing
         notes.unseen[self.name] = codes == unseen
-        encoded = np.tile(-self._rates / self._scale, (len(column), 1))
-        encoded[np.arange(len(column)), codes] = ((1 - self._rates) / self._scale)[codes]
+        return self._columns_of(codes)
+
+    def _columns_of(self, codes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Indicators (n, width) of codes (n,)."""
+        encoded = np.tile(-self._rates / self._scale, (len(codes), 1))
+        encoded[np.arange(len(codes)), codes] = ((1 - self._rates) / self._scale)[codes]
         return encoded
 
-    def actual(self, records: Records, row: int) -> str | None:
-        """The value itself, None where missing."""
-        value: str | None = records.categories[self.field][row]
-        return value
+    def actual(self, records: Records, rows: NDArray[np.int64]) -> list[str | float | None]:
+        """The values themselves, None where missing."""
+        values: list[str | float | None] = records.categories[self.field][rows].tolist()
+        return values
 
-    def expected(self, columns: NDArray[np.float64]) -> str | None:
-        """The value whose indicator is highest, None for missing."""
-        code = int(np.argmax(columns * self._scale + self._rates))
-        if code < len(self.values):
-            return self.values[code]
-        return {self.width - 3: RARE, self.width - 2: UNSEEN}.get(code)
+    def nearest(self, columns: NDArray[np.float64]) -> Possible:
+        """The values whose indicators are highest; never `unseen`, and `(rare)` for any of the rare ones."""
+        rates = columns * self._scale + self._rates
+        rates[:, self.width - 2] = -np.inf  # what no normal record holds cannot be expected
+        if not self.rare:
+            rates[:, self.width - 3] = -np.inf
+        codes = rates.argmax(axis=1)
+        names = [*self.values, RARE, None, None]
+        return Possible([names[code] for code in codes.tolist()], self._columns_of(codes))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that was fitted."""
-        config = {"kind": "category", "name": self.name, "field": self.field, "values": self.values, "rare": self._rare}
+        config = {"kind": "category", "name": self.name, "field": self.field, "values": self.values, "rare": self.rare}
         return config, {"rates": self._rates}
 
 
@@ -388,27 +449,42 @@ class CycleEncoder:
         times = records.times[self.field]
         missing = np.isnat(times)
         notes.missing[self.name] = missing
-        turn = self._turn(np.where(missing, np.datetime64(0, "us"), times))
+        turns = self._turn(np.where(missing, np.datetime64(0, "us"), times))
         # Rounding must not put the start of an hour into the one before; a ten-billionth of it is below a microsecond.
-        notes.codes[self.name] = np.where(missing, self.parts, (turn * self.parts + 1e-10).astype(np.int64))
-        angle = 2 * np.pi * turn
+        notes.codes[self.name] = np.where(missing, self.parts, (turns * self.parts + 1e-10).astype(np.int64))
+        return self._columns_of(turns, missing)
+
+    def _columns_of(self, turns: NDArray[np.float64], missing: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Columns (n, 3) of shares of the cycle (n,)."""
+        angle = 2 * np.pi * turns
         present = np.where(missing, 0.0, np.sqrt(2.0))
         return np.stack([np.cos(angle) * present, np.sin(angle) * present, self._missing.encode(missing)], axis=1)
 
-    def _say(self, turn: float) -> str:
-        if self._part == "weekday":
-            return _WEEKDAYS[round(turn * 7) % 7]
-        minutes = int(turn * 1440) % 1440
-        return f"{minutes // 60:02d}:{minutes % 60:02d}"
+    def _say(self, turns: NDArray[np.float64], missing: NDArray[np.bool_]) -> list[str | float | None]:
+        steps = np.rint(turns * self._steps).astype(np.int64) % self._steps
+        return [
+            None if absent else _WEEKDAYS[step] if self._part == "weekday" else f"{step // 60:02d}:{step % 60:02d}"
+            for step, absent in zip(steps.tolist(), missing.tolist(), strict=True)
+        ]
 
-    def actual(self, records: Records, row: int) -> str | None:
-        """Clock time or day of the week, None where missing."""
-        time = records.times[self.field][row : row + 1]
-        return None if np.isnat(time[0]) else self._say(float(self._turn(time)[0]))
+    @property
+    def _steps(self) -> int:
+        """Days of the week, or minutes of the day."""
+        return 7 if self._part == "weekday" else 1440
 
-    def expected(self, columns: NDArray[np.float64]) -> str | None:
-        """The clock time or day that the angle points at."""
-        return self._say(float(np.arctan2(columns[1], columns[0]) / (2 * np.pi)) % 1.0)
+    def actual(self, records: Records, rows: NDArray[np.int64]) -> list[str | float | None]:
+        """Clock times or days of the week, None where missing."""
+        times = records.times[self.field][rows]
+        missing = np.isnat(times)
+        turns = self._turn(np.where(missing, np.datetime64(0, "us"), times))
+        return self._say(np.floor(turns * self._steps + 1e-6) / self._steps, missing)  # 23:59:45 is not yet 00:00
+
+    def nearest(self, columns: NDArray[np.float64]) -> Possible:
+        """The clock times or days that the angles point at."""
+        turns = np.arctan2(columns[:, 1], columns[:, 0]) / (2 * np.pi) % 1.0
+        turns = np.rint(turns * self._steps) % self._steps / self._steps
+        missing = self._missing.holds(columns[:, 2])
+        return Possible(self._say(turns, missing), self._columns_of(turns, missing))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that was fitted."""

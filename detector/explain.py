@@ -4,47 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.encode import Encoder, Notes
+from detector.ablation import CANDIDATES, ablate, shares_of
+from detector.counterfactual import LOOKS, MOST_CHANGES, Counterfactual, seek
+from detector.encode import Encoder, Notes, NumberEncoder
 from detector.records import Records
 from detector.scoring import Scorer
 
 ABLATION_WORK = 20_000_000_000
-"""Most multiplications that taking features away may cost in one call: about two seconds on one core of 2020.
+"""Most multiplications that trying what else a record could hold may cost in one call: about two seconds on one core of
+2020.
 
-A record of 10 features costs about 0.5 million, one of 200 about 350 million.
+A record of 64 columns costs about half a million, one of 1,500 about 70 million.
 """
 
 BLOCK_NUMBERS = 1 << 20
-"""Most numbers of records with a feature taken away that are held at once, at about 20 bytes each: 20 MiB."""
+"""Most numbers of records with other values that are held at once, at about 20 bytes each: 20 MiB."""
 
 Method = Literal["ablation", "residual"]
+Direction = Literal["above", "below", "differs"]
 
 
-@dataclass(frozen=True)
-class Contribution:
+class Contribution(msgspec.Struct, frozen=True):
     """One feature's part in a score.
 
     Attributes:
         feature: Name of the feature.
         share: Its share of the score, in [0, 1]; the shares of all features sum to 1.
         actual: What the record says, in its own units; None where missing, or sensitive.
-        expected: What the reconstruction says, by ablation that of the record without this feature; None for missing,
-            or sensitive.
+        expected: What the others of its features let expect: see `explain`; None for missing, or sensitive.
+        direction: How the actual number stands to the expected one, or that a category or time is another one; None
+            where they are equal, one of them is missing, or the field is sensitive: a direction is a bit of its value.
         sensitive: Whether the values were left out because the field is sensitive.
-        direction: How the actual number stands to the expected one.
     """
 
     feature: str
     share: float
     actual: str | float | None
     expected: str | float | None
+    direction: Direction | None = None
     sensitive: bool = False
-    direction: Literal["above", "below"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +64,20 @@ class ImageExplanation:
     error: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """Why one record scores as it does.
 
     Attributes:
         contributions: Every feature or as many as were asked for, the largest share first.
         others: The share of all features that are not among them.
-        explained_by: How shares and expected values were found: by taking each feature away from the record, or,
+        explained_by: How shares and expected values were found: by trying the features that were rebuilt worst, or,
             where that would have taken too long, by the residuals of the record as it is.
         missing_fields: Features without a value in this record.
         unseen_categories: Features with a value that no normal record had.
         out_of_range_fields: Number features beyond the range of the normal records.
         image: Where the record is an image that may be shown, what the network made of it.
+        counterfactual: What else the record could have held without an alert, None where nothing was found or sought.
+        is_counterfactual_sought: Whether it was sought; not where that would have taken too long.
     """
 
     contributions: tuple[Contribution, ...]
@@ -82,6 +87,8 @@ class Explanation:
     unseen_categories: tuple[str, ...]
     out_of_range_fields: tuple[str, ...]
     image: ImageExplanation | None = None
+    counterfactual: Counterfactual | None = None
+    is_counterfactual_sought: bool = False
 
 
 def explain(
@@ -90,113 +97,148 @@ def explain(
     records: Records,
     *,
     listed: int | None = None,
+    thresholds: float | NDArray[np.float64] | None = None,
+    scores: NDArray[np.float64] | None = None,
     is_sensitive: Callable[[str], bool] = lambda _: False,
 ) -> tuple[Explanation, ...]:
     """Explain each of a few records.
 
-    By ablation a feature's share is by how much the score falls when this feature alone takes its expected value,
-    compared with the other features. What is expected of a feature is the reconstruction of the record with that
-    feature hidden, as the network met hidden features in training: the reconstruction of the full record repeats part
-    of what is odd.
+    The features that the network rebuilt worst, at most `CANDIDATES`, are hidden from it at once, as it met hidden
+    features in training. What it makes of them, as a record could hold it, is what is expected: the reconstruction of
+    the full record repeats part of what is odd. Then each of them alone takes its expected value, and the record is
+    scored again. A feature's share is the mean of two: its share of how far the score falls, and that of the residuals.
 
-    That costs two passes through the network for each feature, so it is done for the records with the highest scores,
-    as many as `ABLATION_WORK` pays for. The others get the shares of their residuals, and their expected values from
-    one reconstruction. A record has the same explanation alone and in any batch, with that one exception: the method
-    depends on how many records of the batch score higher.
+    That costs a pass through the scorer for each feature that is tried, so it is done for the records with the highest
+    scores, as many as `ABLATION_WORK` pays for. The others get the shares of their residuals, the expected values of
+    one reconstruction, and no counterfactual. A record has the same explanation alone and in any batch, with that one
+    exception: the method depends on how many records of the batch score higher.
 
     Args:
         encoder: Turns records into columns.
         scorer: Scores and reconstructs them.
         records: The records to explain, all at once. Memory beside `BLOCK_NUMBERS` grows with records times columns.
         listed: How many features to list, None for all.
+        thresholds: The threshold in force, one or (n,): counterfactuals are sought against it. None for no
+            counterfactuals.
+        scores: The records' scores, (n,), where they are known; they are computed unless given.
         is_sensitive: Whether the value of a field must not be shown.
+
+    Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014 (hiding parts of the
+        input); Wachter, Mittelstadt and Russell, "Counterfactual Explanations without Opening the Black Box", Harvard
+        Journal of Law and Technology 31, 2018.
     """
     notes = Notes()
     matrix = encoder.encode(records, notes)  # (n, d)
-    expected, shares, is_ablated = _reasons(encoder, scorer, matrix)
-    order = np.argsort(-shares, axis=1, kind="stable")  # (n, features)
+    scores = scorer.score(matrix) if scores is None else scores
+    limits = None if thresholds is None else np.broadcast_to(np.asarray(thresholds, np.float64), scores.shape)
+    reasons = _reasons(encoder, scorer, records, matrix, scores, limits, is_sensitive)
+    order = np.argsort(-reasons.shares, axis=1, kind="stable")  # (n, features)
     shown = len(encoder.features) if listed is None else listed
-    others = np.take_along_axis(shares, order[:, shown:], axis=1).sum(axis=1)
+    others = np.take_along_axis(reasons.shares, order[:, shown:], axis=1).sum(axis=1).tolist()
+    contributions = _contributions(encoder, records, reasons, order[:, :shown], is_sensitive)
     missing, unseen, out_of_range = (
         _named(masks, len(records)) for masks in (notes.missing, notes.unseen, notes.out_of_range)
     )
-
-    def contribution(row: int, position: int) -> Contribution:
-        feature = encoder.features[position]
-        hidden = is_sensitive(feature.field)
-        actual = None if hidden else feature.actual(records, row)
-        wanted = None if hidden else feature.expected(expected[row, encoder.slices[position]])
-        comparable = isinstance(actual, float) and isinstance(wanted, float) and actual != wanted
-        return Contribution(
-            feature=feature.name,
-            share=float(shares[row, position]),
-            actual=actual,
-            expected=wanted,
-            sensitive=hidden,
-            direction=("above" if actual > wanted else "below") if comparable else None,  # type: ignore[operator]
-        )
-
     return tuple(
         Explanation(
-            contributions=tuple(contribution(row, position) for position in order[row, :shown].tolist()),
-            others=float(others[row]),
-            explained_by="ablation" if is_ablated[row] else "residual",
+            contributions=contributions[row],
+            others=others[row],
+            explained_by="ablation" if is_ablated else "residual",
             missing_fields=tuple(missing[row]),
             unseen_categories=tuple(unseen[row]),
             out_of_range_fields=tuple(out_of_range[row]),
+            counterfactual=reasons.counterfactuals[row],
+            is_counterfactual_sought=is_ablated and limits is not None,
         )
-        for row in range(len(records))
+        for row, is_ablated in enumerate(reasons.is_ablated.tolist())
     )
 
 
+@dataclass(frozen=True)
+class _Reasons:
+    """What was found out about n records: expected columns (n, d), shares (n, features), by ablation or not (n,)."""
+
+    expected: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    is_ablated: NDArray[np.bool_]
+    counterfactuals: list[Counterfactual | None]
+
+
 def _reasons(
-    encoder: Encoder, scorer: Scorer, matrix: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Expected columns (n, d), shares (n, features), and whether they come from ablation (n,)."""
-    expected = scorer.reconstruct(matrix).astype(np.float64)
-    weights = scorer.score_features(matrix, encoder.slices) + 1e-12
-    highest = np.argsort(-scorer.score(matrix), kind="stable")[: _affordable(encoder, scorer)]
-    expected[highest], falls = _ablate(encoder, scorer, matrix[highest])
-    weights[highest] = _weights(falls, weights[highest])
+    encoder: Encoder,
+    scorer: Scorer,
+    records: Records,
+    matrix: NDArray[np.float32],
+    scores: NDArray[np.float64],
+    limits: NDArray[np.float64] | None,
+    is_sensitive: Callable[[str], bool],
+) -> _Reasons:
+    residuals = scorer.score_features(matrix, encoder.slices)
+    expected, shares = np.empty(matrix.shape), shares_of(residuals)
+    counterfactuals: list[Counterfactual | None] = [None] * len(matrix)
+    highest = np.argsort(-scores, kind="stable")[: _affordable(encoder, scorer)]
     is_ablated = np.zeros(len(matrix), np.bool_)
     is_ablated[highest] = True
-    return expected, weights / weights.sum(axis=1, keepdims=True), is_ablated
+    rest = np.flatnonzero(~is_ablated)
+    if len(rest):
+        expected[rest] = scorer.reconstruct(matrix[rest])
+    block = max(1, BLOCK_NUMBERS // (encoder.width * CANDIDATES))
+    for start in range(0, len(highest), block):
+        rows = highest[start : start + block]
+        ablation = ablate(encoder, scorer, matrix[rows], scores[rows], residuals[rows])
+        expected[rows], shares[rows] = ablation.rebuilt, ablation.shares
+        if limits is not None:
+            found = seek(encoder, scorer, records.take(rows), ablation, limits[rows], is_sensitive=is_sensitive)
+            for row, counterfactual in zip(rows.tolist(), found, strict=True):
+                counterfactuals[row] = counterfactual
+    return _Reasons(expected, shares, is_ablated, counterfactuals)
 
 
 def _affordable(encoder: Encoder, scorer: Scorer) -> int:
     """How many records can be explained by ablation; none where a single one would cost too much."""
     network = sum(part.numel() for part in scorer.network.state_dict().values())
     codes = 0 if scorer.codebook is None else scorer.codebook.cost
-    passes = 2 * network + scorer.whitening.numel() + codes  # one to rebuild, one to score
-    return int(ABLATION_WORK // (passes * len(encoder.features)))
+    once = network + codes + scorer.whitening.numel() + scorer.number_whitening.numel() + scorer.linear.numel()
+    tried = min(CANDIDATES, len(encoder.features))
+    looks = sum(max(tried - step, 0) for step in range(MOST_CHANGES)) + LOOKS  # greedy steps, then a bound
+    return int(ABLATION_WORK // (once * looks + network))
 
 
-def _ablate(
-    encoder: Encoder, scorer: Scorer, matrix: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Expected columns (n, d), and how far the score falls when each feature takes them, (n, features)."""
-    n, features = len(matrix), len(encoder.features)
-    feature_of = np.repeat(np.arange(features), [feature.width for feature in encoder.features])  # (d,)
-    expected = np.empty(matrix.shape)
-    scores = np.empty((n, features))
-    block = max(1, BLOCK_NUMBERS // encoder.width)
-    for start in range(0, n * features, block):
-        row, feature = np.divmod(np.arange(start, min(start + block, n * features)), features)  # (b,), (b,)
-        rows = matrix[row]
-        own = feature_of == feature[:, None]  # (b, d)
-        rebuilt = scorer.reconstruct(np.where(own, np.float32(0.0), rows))
-        pair, column = np.nonzero(own)
-        expected[row[pair], column] = rebuilt[pair, column]
-        scores[row, feature] = scorer.score(np.where(own, rebuilt, rows))
-    return expected, scorer.score(matrix)[:, None] - scores
+def _contributions(
+    encoder: Encoder,
+    records: Records,
+    reasons: _Reasons,
+    order: NDArray[np.int64],
+    is_sensitive: Callable[[str], bool],
+) -> list[tuple[Contribution, ...]]:
+    """The contributions of each of n records that `order` (n, listed) names."""
+    made = np.empty(order.shape, object)
+    for position, (feature, columns) in enumerate(zip(encoder.features, encoder.slices, strict=True)):
+        rows, places = np.nonzero(order == position)
+        if len(rows) == 0:
+            continue
+        shares = reasons.shares[rows, position].tolist()
+        if is_sensitive(feature.field):
+            made[rows, places] = [Contribution(feature.name, share, None, None, None, True) for share in shares]
+            continue
+        actual = feature.actual(records, rows)
+        expected = feature.nearest(reasons.expected[rows, columns]).values
+        direct = _direction_of_number if isinstance(feature, NumberEncoder) else _direction_of_value
+        made[rows, places] = [
+            Contribution(feature.name, share, one, other, direct(one, other))
+            for share, one, other in zip(shares, actual, expected, strict=True)
+        ]
+    return [tuple(row) for row in made.tolist()]
 
 
-def _weights(falls: NDArray[np.float64], residuals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights of each feature (n, features): the falls of the score, or where there is none the residuals."""
-    weights: NDArray[np.float64] = np.maximum(falls, 0.0)
-    none = weights.sum(axis=1) <= 0
-    weights[none] = residuals[none]
-    return weights
+def _direction_of_number(actual: Any, expected: Any) -> Direction | None:
+    if actual is None or expected is None or actual == expected:
+        return None
+    return "above" if actual > expected else "below"
+
+
+def _direction_of_value(actual: str | float | None, expected: str | float | None) -> Direction | None:
+    return None if actual is None or expected is None or actual == expected else "differs"
 
 
 def _named(masks: dict[str, NDArray[np.bool_]], n: int) -> list[list[str]]:

@@ -21,7 +21,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     import torch
 
-    from detector import Detector, ModelDirectory, Records, StreamDefinition
+    from detector import Detector, HistoryState, ModelDirectory, Records, StreamDefinition
+    from trainer.explaining import Given
     from trainer.fitting import FitReport
     from trainer.loading import Dataset
     from trainer.processes import Processes
@@ -69,6 +70,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(calibrate)
     app.command()(score)
+    app.command()(explain)
     app.command()(features)
     app.command()(embed)
     models = typer.Typer(
@@ -384,6 +386,11 @@ def score(
         with progress.reading(_stderr(), "scoring") as tell:
             summary = score_files(judge, files, output, tell, earlier=_earlier_files(history))
         _tell_rejects(summary)
+        if judge.alerting.remembers:
+            _note(
+                "a worker also remembers of a partition where its scores drifted and which entities are quiet: here the "
+                "threshold is the calibrated one, and nobody is quiet but for these records"
+            )
         if hidden := sorted(hidden_fields(judge.stream)):
             _note(f"{', '.join(hidden)}: sensitive, and so not written; the rows are in the order of the input")
         table = _table("records", "")
@@ -397,6 +404,100 @@ def score(
         _stdout().print(
             f"{judge.name} {judge.version}: scores in {output}", highlight=False, markup=False, soft_wrap=True
         )
+
+
+def explain(
+    record: Annotated[
+        str,
+        typer.Argument(
+            help="A file with records in JSON, one object or one a line; - for standard input; or kafka:TOPIC, with "
+            "--partition and --offset.",
+            show_default=False,
+        ),
+    ],
+    *,
+    partition: Annotated[int, typer.Option(min=0, help="Partition of the topic.")] = 0,
+    offset: Annotated[int | None, typer.Option(min=0, help="Offset of the message in it.", show_default=False)] = None,
+    bootstrap_servers: Annotated[
+        str | None,
+        typer.Option(
+            help="Brokers of the topic, host:port, separated by commas; other settings of the connection are those of "
+            "the worker, from OFFBEAT_KAFKA__... variables.",
+            show_default=False,
+        ),
+    ] = None,
+    history: Earlier = None,
+    with_state: Annotated[
+        bool, typer.Option("--with-state", help="Begin with the histories that were published beside the version.")
+    ] = False,
+    models: Models = Path("models"),
+    detector: Name = None,
+    version: OneVersion = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain records: how each is decoded and encoded, its score, why it alerts or not, and what would not alert."""
+    with _failures_told():
+        from trainer.explaining import explain_given
+        from trainer.writing import hidden_fields
+
+        directory = _directory(models, detector)
+        judge = directory.load(_version(directory, version))
+        given = _given(record, partition, offset, bootstrap_servers)
+        state = _published_state(directory, judge) if with_state else None
+        found = explain_given(judge, given, earlier=_earlier_files(history), state=state)
+        if as_json:
+            _print_json([facts.to_json() for facts in found])
+            return
+        if judge.history is not None and not history and not with_state:
+            _note("history begins with these records: give what came before with --history or --with-state")
+        if hidden := sorted(hidden_fields(judge.stream)):
+            _note(f"{', '.join(hidden)}: sensitive, and so not shown")
+        from trainer.showing import show_facts
+
+        for facts in found:
+            show_facts(_stdout(), facts)
+
+
+def _given(record: str, partition: int, offset: int | None, servers: str | None) -> Given:
+    """The message values that the command line asks about."""
+    import os
+
+    from trainer.errors import DataFileError, TrainerError
+    from trainer.explaining import from_text, from_topic, kafka_settings
+    from transport import Partition, TransportError
+
+    topic = record.removeprefix("kafka:")
+    if topic == record:
+        if offset is not None:
+            raise typer.BadParameter("belongs to a topic: write kafka:TOPIC, no file", param_hint="--offset")
+        if record == "-":
+            return from_text("standard input", sys.stdin.buffer.read())
+        path = Path(record)
+        if not path.is_file():
+            raise DataFileError(f"{path}: no such file: give a file with records in JSON, -, or kafka:TOPIC")
+        return from_text(path.name, path.read_bytes())
+    if offset is None:
+        raise typer.BadParameter(f"say which message of {topic}: --offset, and --partition", param_hint="--offset")
+    try:
+        return from_topic(kafka_settings(os.environ, servers), Partition(topic, partition), offset)
+    except TransportError as error:
+        raise TrainerError(str(error)) from error
+
+
+def _published_state(directory: ModelDirectory, detector: Detector) -> HistoryState:
+    """The histories that `train --with-state` published beside a version."""
+    from detector import read_state
+    from trainer.errors import DataFileError
+
+    version = detector.version or ""
+    if detector.history is None:
+        raise DataFileError(f"{detector.name} {version} has no features from history: leave out --with-state")
+    state = read_state(detector.history, directory.state_path(version))
+    if state is None:
+        raise DataFileError(
+            f"{detector.name} {version} has no histories beside it: train with --with-state, or give --history"
+        )
+    return detector.history.new_state(base=state)
 
 
 def features(

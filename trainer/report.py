@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from detector import Contribution, Detector, Explanation, History, Records, to_png
+from detector import Detector, Explanation, History, Records, in_words, to_png
 from detector.times import iso8601
 from trainer.evaluation import Evaluation
 from trainer.fitting import FitReport
@@ -330,10 +330,11 @@ def _examples(detector: Detector, report: FitReport, dataset: Dataset) -> str:
     finite = np.flatnonzero(np.isfinite(scores))
     top = finite[np.argsort(-scores[finite], kind="stable")[:_EXAMPLES]]
     chosen = records.take(top)
+    explanations = detector.explain(chosen, threshold=detector.threshold.value)
     rows = [
         f"<tr><td class=number>{scores[row] / detector.threshold.value:.2f}<td>{_identity(detector, chosen, position)}"
-        f"<td>{_images(explanation, chosen, position) or _reasons(explanation.contributions)}"
-        for position, (row, explanation) in enumerate(zip(top.tolist(), detector.explain(chosen), strict=True))
+        f"<td>{_images(explanation, chosen, position) or _reasons(explanation)}"
+        for position, (row, explanation) in enumerate(zip(top.tolist(), explanations, strict=True))
     ]
     head = "<tr><th class=number>score ratio<th>record<th>why: feature, share, actual (expected)"
     return f"<p>The highest scores {where}; 1.0 is the threshold.</p>" + _cells([head, *rows])
@@ -359,13 +360,16 @@ def _identity(detector: Detector, records: Records, row: int) -> str:
     return "<br>".join(part for part in shown if part)
 
 
-def _reasons(contributions: Sequence[Contribution]) -> str:
-    return "<br>".join(
+def _reasons(explanation: Explanation) -> str:
+    lines = [
         f"{_text(one.feature)} {one.share:.0%}"
         + ("" if one.sensitive else f": {_value(one.actual)} <span class=soft>({_value(one.expected)})</span>")
-        for one in contributions[:3]
+        for one in explanation.contributions[:3]
         if one.share >= 0.005
-    )
+    ]
+    if explanation.counterfactual is not None:
+        lines.append(f"<span class=soft>{_text(in_words(explanation.counterfactual.changes))}</span>")
+    return "<br>".join(lines)
 
 
 def _images(explanation: Explanation, records: Records, row: int) -> str:

@@ -10,16 +10,22 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from detector import Detector, Explanation, ImageExplanation, Records, SuppressedBefore, Verdicts, to_png
+from detector import (
+    Counterfactual,
+    Detector,
+    Explanation,
+    ImageExplanation,
+    Records,
+    Severity,
+    SuppressedBefore,
+    Verdicts,
+    severity_of,
+    to_png,
+)
 from transport import Batch, OutgoingMessage
 from worker.identity import Identities, SourceMessage, shortened
 
 SCHEMA_VERSION = 1
-
-Severity = Literal["warning", "minor", "major", "critical"]
-
-SEVERITIES: tuple[tuple[Severity, float], ...] = (("warning", 1), ("minor", 10), ("major", 100), ("critical", 1_000))
-"""How many times rarer among normal records than the promised false alarms an anomaly is at least, by severity."""
 
 HEADERS = (("content-type", b"application/json"), ("schema-version", str(SCHEMA_VERSION).encode()))
 
@@ -32,8 +38,54 @@ class AlertContribution(Struct, frozen=True, kw_only=True):
     actual: Annotated[
         str | float | None, Meta(description="Null where missing or sensitive; cut after 256 characters.")
     ]
-    expected: Annotated[str | float | None, Meta(description="In the record's own units; null where sensitive.")]
+    expected: Annotated[
+        str | float | None,
+        Meta(
+            description="What the rest of the record lets expect, in its own units; null where that is no value, or "
+            "where sensitive."
+        ),
+    ]
+    direction: Annotated[
+        Literal["above", "below", "differs"] | None,
+        Meta(
+            description="How an actual number stands to the expected one; of categories and times `differs`. Null "
+            "where they are equal, one of them is missing, or the feature is sensitive."
+        ),
+    ] = None
     sensitive: bool = False
+
+
+class AlertChange(Struct, frozen=True, kw_only=True):
+    """What one feature would have to be; all features that are not named stay as they are."""
+
+    feature: str
+    relation: Annotated[
+        Literal["equals", "at_most", "at_least"] | None,
+        Meta(
+            description="How the feature would have to stand to `value`. A bound was verified at `value` and at the "
+            "expected value beyond. Null where sensitive."
+        ),
+    ]
+    value: Annotated[
+        str | float | None,
+        Meta(
+            description="In the record's own units; null for no value, or where sensitive; `(rare)` for any of the "
+            "categories that few records have; cut after 256 characters."
+        ),
+    ]
+    sensitive: bool = False
+
+
+class AlertCounterfactual(Struct, frozen=True, kw_only=True):
+    """A record beside this one that would not alert."""
+
+    changes: Annotated[
+        tuple[AlertChange, ...],
+        Meta(description="What would be otherwise, all of it together, at most four features."),
+    ]
+    score: Annotated[
+        float, Meta(description="Of the record with each change at its value: scored, and not above `threshold`.")
+    ]
 
 
 class AlertImage(Struct, frozen=True, kw_only=True):
@@ -114,10 +166,22 @@ class Alert(Struct, frozen=True, kw_only=True):
     explained_by: Annotated[
         Literal["ablation", "residual"],
         Meta(
-            description="How shares were found: by taking each feature away, or by residuals where a batch has so many "
-            "anomalies that the first would stop the stream."
+            description="How shares were found: by trying what else the features that were rebuilt worst could be, or "
+            "by residuals where a batch has so many anomalies that the first would hold up the stream."
         ),
     ]
+    counterfactual: Annotated[
+        AlertCounterfactual | None,
+        Meta(description="What would not have alerted; null where nothing was found or sought."),
+    ] = None
+    counterfactual_search: Annotated[
+        Literal["found", "none_found", "not_made", "left_out"],
+        Meta(
+            description="What became of the search for a counterfactual: `none_found` among the features that were "
+            "tried, up to four at once; `not_made` where it is off, for images, and where `explained_by` is "
+            "residual; `left_out` where it was too large for the topic."
+        ),
+    ] = "not_made"
     missing_fields: tuple[str, ...]
     unseen_categories: Annotated[tuple[str, ...], Meta(description="Features with a value never seen in training.")]
     out_of_range_fields: Annotated[tuple[str, ...], Meta(description="Features beyond what was seen in training.")]
@@ -129,11 +193,6 @@ class Alert(Struct, frozen=True, kw_only=True):
         Meta(description="Of a record that is an image; null where it is sensitive, or was too large for the topic."),
     ] = None
     image_left_out: Annotated[bool, Meta(description="`image` was too large for the topic.")] = False
-
-
-def severity_of(tail_probability: float, rate: float) -> Severity:
-    """The severity of an anomaly by its tail probability, where a share `rate` of normal records may alert."""
-    return max((least, severity) for severity, least in SEVERITIES if least * tail_probability <= rate or least == 1)[1]
 
 
 def alerts_of(
@@ -174,6 +233,8 @@ def alerts_of(
             contributions=shown,
             others=others,
             explained_by=explanation.explained_by,
+            counterfactual=_counterfactual(explanation.counterfactual),
+            counterfactual_search=_search(explanation),
             missing_fields=tuple(explanation.missing_fields),
             unseen_categories=tuple(explanation.unseen_categories),
             out_of_range_fields=tuple(explanation.out_of_range_fields),
@@ -188,7 +249,8 @@ def alerts_of(
 def alert_message(alert: Alert, topic: str, key: bytes | None, max_bytes: int) -> OutgoingMessage:
     """The alert as a message; what would not fit the topic is left out, the alert itself never is.
 
-    First the echo goes, and says so; then an image's PNGs; then the smaller contributions become part of `others`.
+    First the echo goes, and says so; then an image's PNGs; then the counterfactual; then the smaller contributions
+    become part of `others`.
     """
     message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
     if message.size_bytes > max_bytes:
@@ -196,6 +258,9 @@ def alert_message(alert: Alert, topic: str, key: bytes | None, max_bytes: int) -
         message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
     if message.size_bytes > max_bytes and alert.image is not None:
         alert = msgspec.structs.replace(alert, image=None, image_left_out=True)
+        message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
+    if message.size_bytes > max_bytes and alert.counterfactual is not None:
+        alert = msgspec.structs.replace(alert, counterfactual=None, counterfactual_search="left_out")
         message = OutgoingMessage(topic, key, _ENCODER.encode(alert), HEADERS)
     while message.size_bytes > max_bytes and alert.contributions:
         kept = alert.contributions[: len(alert.contributions) // 2]
@@ -222,6 +287,7 @@ def _contributions(explanation: Explanation, top: int) -> tuple[tuple[AlertContr
             contribution=float(contribution.share),
             actual=_shown(contribution.actual),
             expected=_shown(contribution.expected),
+            direction=contribution.direction,
             sensitive=contribution.sensitive,
         )
         for contribution in shown
@@ -233,6 +299,24 @@ def _suppressed(before: SuppressedBefore | None, who: Identities) -> AlertSuppre
         return None
     first, last = who.shown_time(before.first), who.shown_time(before.last)
     return AlertSuppressed(suppressed_count=before.count, first_seen=first, last_seen=last)
+
+
+def _counterfactual(counterfactual: Counterfactual | None) -> AlertCounterfactual | None:
+    if counterfactual is None:
+        return None
+    changes = tuple(
+        AlertChange(
+            feature=change.feature, relation=change.relation, value=_shown(change.value), sensitive=change.sensitive
+        )
+        for change in counterfactual.changes
+    )
+    return AlertCounterfactual(changes=changes, score=counterfactual.score)
+
+
+def _search(explanation: Explanation) -> Literal["found", "none_found", "not_made"]:
+    if not explanation.is_counterfactual_sought:
+        return "not_made"
+    return "none_found" if explanation.counterfactual is None else "found"
 
 
 def _image(explanation: ImageExplanation | None) -> AlertImage | None:

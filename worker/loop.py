@@ -130,6 +130,7 @@ class Worker:
                         histories.states(batch),
                         histories.alert_states(batch),
                         listed=self._settings.alert_contributions,
+                        counterfactuals=self._settings.alert_counterfactuals,
                     )
                 origin = Origin(self._group_id, self._version, model.version, self._clock.now_s())
                 outcomes = outcomes_of(batch, records, rejects, verdicts, model, self._settings, origin)

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from detector import Detector
+from detector import SEVERITIES, Detector
 from detector.drift import Bins
 from transport import Partition, RebalanceCounts
-from worker.alerts import SEVERITIES
 from worker.dead_letters import STAGES
 from worker.histogram import ColumnHistogram
 

@@ -18,7 +18,7 @@ from detector import (
     records_of_matrix,
     stream_of_matrix,
 )
-from detector.encode import RARE, Notes
+from detector.encode import RARE, Notes, NumberEncoder
 from detector.tables import as_table
 
 
@@ -97,9 +97,9 @@ def test_the_expected_number_of_an_encoded_one_is_that_number(log: str) -> None:
     pair = fitted(NUMBER + log, x=SAMPLE)
     values = np.quantile(SAMPLE, [0.05, 0.5, 0.9])
 
-    expected = [pair[1].features[0].expected(row) for row in encode(pair, x=values).astype(np.float64)]
+    nearest = pair[1].features[0].nearest(encode(pair, x=values).astype(np.float64))
 
-    assert expected == pytest.approx(values.tolist(), rel=1e-3)
+    assert nearest.values == pytest.approx(values.tolist(), rel=1e-3)
 
 
 def test_rare_unseen_and_missing_categories_have_codes_of_their_own() -> None:
@@ -107,14 +107,7 @@ def test_rare_unseen_and_missing_categories_have_codes_of_their_own() -> None:
     rows = encode(pair, x=["a", "b", "c", "d", "new", None])
 
     assert len({row.tobytes() for row in rows}) == 5  # c and d are both rare
-    assert [pair[1].features[0].expected(row) for row in rows.astype(np.float64)] == [
-        "a",
-        "b",
-        RARE,
-        RARE,
-        "(unseen)",
-        None,
-    ]
+    assert pair[1].features[0].nearest(rows[[0, 1, 2, 3, 5]].astype(np.float64)).values == ["a", "b", RARE, RARE, None]
 
 
 def test_a_rarer_category_encodes_stranger() -> None:
@@ -128,7 +121,7 @@ def test_more_categories_than_allowed_share_the_rare_code() -> None:
     stream, encoder = fitted(CATEGORY + "max_values = 2\n", x=["a"] * 9 + ["b"] * 8 + ["c"] * 7)
 
     assert encoder.width == 2 + 3
-    assert encoder.features[0].expected(encode((stream, encoder), x=["c"])[0].astype(np.float64)) == RARE
+    assert encoder.features[0].nearest(encode((stream, encoder), x=["c"]).astype(np.float64)).values == [RARE]
 
 
 def test_midnight_lies_beside_the_minute_before_it_and_noon_opposite() -> None:
@@ -143,10 +136,10 @@ def test_hour_and_weekday_are_those_of_the_declared_zone() -> None:
     pair = fitted(TIME + 'zone = "Asia/Tokyo"\n', x=["2026-03-01T12:00:00"])
     rows = records(pair[0], x=["2026-03-01T20:30:00Z"])  # Sunday evening in UTC
 
-    assert [feature.actual(rows, 0) for feature in pair[1].features] == ["05:30", "Monday"]
+    assert [feature.actual(rows, np.arange(1)) for feature in pair[1].features] == [["05:30"], ["Monday"]]
     matrix = pair[1].encode(rows).astype(np.float64)
-    assert pair[1].features[0].expected(matrix[0, pair[1].slices[0]]) == "05:30"
-    assert pair[1].features[1].expected(matrix[0, pair[1].slices[1]]) == "Monday"
+    assert pair[1].features[0].nearest(matrix[:, pair[1].slices[0]]).values == ["05:30"]
+    assert pair[1].features[1].nearest(matrix[:, pair[1].slices[1]]).values == ["Monday"]
 
 
 def test_the_notes_say_what_is_missing_unseen_and_out_of_range() -> None:
@@ -173,3 +166,44 @@ def test_a_row_encodes_to_the_same_bits_in_any_company(values: list[float], rand
     alone = np.concatenate([encoder.encode(records_of_matrix(stream, matrix[i : i + 1])) for i in order])
 
     assert alone.tobytes() == together[order].tobytes()
+
+
+@pytest.mark.parametrize("log", ["", "log = true\n"])
+def test_decoding_undoes_encoding_however_far_out(log: str) -> None:
+    feature = fitted(NUMBER + log, x=SAMPLE)[1].features[0]
+    assert isinstance(feature, NumberEncoder)
+    values = np.array([-1e9, -3.0, 0.0, 0.5, 7.0, 1e4, 1e12])
+
+    assert feature.values_of(feature.columns_of(values)[:, 0]) == pytest.approx(values, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample", "value"),
+    [
+        (NUMBER, SAMPLE, float(np.median(SAMPLE))),
+        (NUMBER, [*SAMPLE.tolist(), *[math.nan] * len(SAMPLE)], math.nan),
+        (CATEGORY, ["a"] * 60 + ["b"] * 30, "b"),
+        (TIME, ["2026-03-01T12:00:00", "2026-03-02T07:13:00"], "2026-03-02T07:13:00"),
+    ],
+)
+def test_the_nearest_possible_columns_of_a_record_are_its_own(kind: str, sample: list[object], value: object) -> None:
+    pair = fitted(kind, x=sample)
+    columns = encode(pair, x=[value]).astype(np.float64)
+
+    for feature, place in zip(pair[1].features, pair[1].slices, strict=True):
+        assert feature.nearest(columns[:, place]).columns == pytest.approx(columns[:, place], abs=1e-4)
+
+
+def test_half_an_indicator_becomes_a_whole_one_and_a_short_angle_one_on_the_circle() -> None:
+    category = fitted(CATEGORY, x=["a"] * 60 + ["b"] * 30)[1].features[0]
+    both = category.nearest(category.nearest(np.array([[0.3, 0.2, 0.0, 0.0, 0.0]])).columns)
+    hour = fitted(TIME + 'parts = ["hour"]\n', x=["2026-03-01T12:00:00"])[1].features[0]
+
+    assert both.values == ["a"]
+    assert np.square(hour.nearest(np.array([[0.1, 0.1, 0.0]])).columns[0, :2]).sum() == pytest.approx(2.0)
+
+
+def test_an_unseen_category_is_never_the_nearest() -> None:
+    category = fitted(CATEGORY, x=["a"] * 60 + ["b"] * 30)[1].features[0]
+
+    assert category.nearest(np.array([[0.0, 0.0, 0.0, 9.0, 0.0]])).values[0] in ("a", "b")

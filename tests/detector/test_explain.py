@@ -46,7 +46,7 @@ def test_without_ablation_shares_are_those_of_the_residuals_and_expected_is_the_
     records = decoded([odd_message(1)])
     residuals = tiny_detector.score_features(records)[0]
     encoder = tiny_detector.encoder
-    rebuilt = tiny_detector.scorer.reconstruct(encoder.encode(records))[0].astype(np.float64)
+    rebuilt = tiny_detector.scorer.reconstruct(encoder.encode(records)).astype(np.float64)
 
     (explanation,) = tiny_detector.explain(records)
 
@@ -54,8 +54,8 @@ def test_without_ablation_shares_are_those_of_the_residuals_and_expected_is_the_
     for contribution in explanation.contributions:
         position = tiny_detector.feature_names.index(contribution.feature)
         assert contribution.share == pytest.approx(residuals[position] / residuals.sum())
-        if not contribution.sensitive:
-            assert contribution.expected == encoder.features[position].expected(rebuilt[encoder.slices[position]])
+        nearest = encoder.features[position].nearest(rebuilt[:, encoder.slices[position]])
+        assert contribution.sensitive or [contribution.expected] == nearest.values
     assert explanation.contributions[0].feature == "amount"
 
 
@@ -95,3 +95,42 @@ def test_memory_does_not_grow_with_the_square_of_the_features() -> None:
     assert {explanation.explained_by for explanation in explanations} == {"ablation"}
     # Beside the blocks: a few matrices (n, d) of eight bytes, and what is returned.
     assert peak_bytes < 20 * BLOCK_NUMBERS + 10 * matrix.size * 8
+
+
+def test_a_record_has_the_same_explanation_alone_and_in_any_batch(tiny_detector: Detector) -> None:
+    values = [message(number, amount=amount) for number, amount in enumerate([300.0, 2e6, 20.0])] + [odd_message(5)]
+
+    together = tiny_detector.explain(decoded(values))
+
+    assert tuple(tiny_detector.explain(decoded([value]))[0] for value in values) == together
+
+
+def test_the_direction_is_that_of_a_number_and_only_that_there_is_one_of_a_category(tiny_detector: Detector) -> None:
+    def direction(feature: str, **changes: object) -> str | None:
+        (explanation,) = tiny_detector.explain(decoded([message(2, **changes)]))
+        return {each.feature: each.direction for each in explanation.contributions}[feature]
+
+    assert direction("amount", amount=1e5) == "above"
+    assert direction("amount", amount=1e-3) == "below"
+    assert direction("amount", amount=None) is None
+    assert direction("shop.kind", shop__kind="casino") == "differs"
+    assert direction("shop.kind", shop__kind=None) is None
+    assert direction("at.hour", at="2026-03-01T02:30:00") == "differs"
+    assert direction("card.limit", card__limit=9e9) is None
+
+
+def test_what_is_expected_of_two_odd_fields_does_not_follow_either(tiny_detector: Detector) -> None:
+    (explanation,) = tiny_detector.explain(decoded([message(2, amount=1e6, shop__kind="casino")]))
+
+    assert [each.feature for each in explanation.contributions[:2]] == ["amount", "shop.kind"] or [
+        each.feature for each in explanation.contributions[:2]
+    ] == ["shop.kind", "amount"]
+    expected = {each.feature: each.expected for each in explanation.contributions}
+    assert expected["shop.kind"] in ("grocery", "fuel", "books")
+    assert 5 < float(expected["amount"] or 0) < 200
+
+
+def test_known_scores_are_not_computed_again_and_change_nothing(tiny_detector: Detector) -> None:
+    records = odd_records()
+
+    assert tiny_detector.explain(records, scores=tiny_detector.score(records)) == tiny_detector.explain(records)

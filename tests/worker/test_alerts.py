@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector import Detector
+from detector import Detector, Verdicts, severity_of
 from tests.payments import fitted_detector, message, odd_message
 from tests.worker.bench import START_MS, batch_of
 from transport import Batch
-from worker.alerts import Alert, alert_message, alerts_of, severity_of
+from worker.alerts import Alert, alert_message, alerts_of
 from worker.docs import ALERT_SCHEMA, schema_text
 from worker.identity import Identities, alert_id, pseudonym
 from worker.scores import score_messages
@@ -290,3 +291,54 @@ def test_scores_are_published_to_the_last_bit_with_the_verdict_of_the_alert() ->
 
 def test_the_schema_in_the_documentation_is_current() -> None:
     assert ALERT_SCHEMA.read_text(encoding="utf-8") == schema_text(), "run python -m worker.docs"
+
+
+def test_an_alert_says_what_would_not_have_alerted() -> None:
+    detector = like()
+    (alert,) = alerts(batch_of([odd_message(7)]), detector)
+
+    said = text(alert)
+
+    assert said["counterfactual_search"] == "found"
+    (change,) = said["counterfactual"]["changes"]
+    assert (change["feature"], change["relation"], change["sensitive"]) == ("amount", "at_most", False)
+    assert said["counterfactual"]["score"] <= said["threshold"]
+    records, _ = detector.decode(batch_of([message(7, amount=change["value"])]))
+    assert detector.judge(records)[0].anomalies.tolist() == []
+    assert said["contributions"][0]["direction"] == "above"
+
+
+def test_an_alert_says_that_none_was_found_or_that_none_was_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, batch = like(), batch_of([odd_message(7)])
+    records, _ = detector.decode(batch)
+
+    def search(verdicts: Verdicts) -> tuple[Any, str]:
+        ((_, alert),) = alerts_of(batch, records, verdicts, detector, now_s=START_MS / 1000, top=2)
+        return text(alert)["counterfactual"], text(alert)["counterfactual_search"]
+
+    off, _ = detector.judge(records, counterfactuals=False)
+    assert search(off) == (None, "not_made")
+    hopeless = replace(off, explanations=detector.explain(records, threshold=-1.0))
+    assert search(hopeless) == (None, "none_found")
+    monkeypatch.setattr("detector.explain.ABLATION_WORK", 0)
+    assert search(detector.judge(records)[0]) == (None, "not_made")
+
+
+def test_a_counterfactual_shows_nothing_of_a_sensitive_field() -> None:
+    (alert,) = alerts(batch_of([message(7, card__limit=9e9)]))
+
+    assert text(alert)["counterfactual"]["changes"] == [
+        {"feature": "card.limit", "relation": None, "value": None, "sensitive": True}
+    ]
+
+
+def test_a_counterfactual_that_does_not_fit_is_left_out_before_contributions_are() -> None:
+    (alert,) = alerts(batch_of([odd_message(7)]))
+    alert = msgspec.structs.replace(alert, echo={}, echo_left_out=True)
+    whole = alert_message(alert, "a", None, 1_000_000)
+
+    said = text(alert, max_bytes=whole.size_bytes - 20)
+
+    assert said["counterfactual"] is None
+    assert said["counterfactual_search"] == "left_out"
+    assert len(said["contributions"]) == 2
