@@ -16,7 +16,7 @@ from detector.alerting import Alerting, AlertState
 from detector.decode import Decoder, Echo, Reject
 from detector.drift import DriftCounts, DriftReference
 from detector.encode import Encoder, Notes
-from detector.explain import Explanation, explain
+from detector.explain import Explanation, explain, most_ablated
 from detector.history import History, HistoryChanges, HistoryState
 from detector.image_explain import explain_images
 from detector.image_records import ImageDecoder, ImageEncoder, is_images, records_of_images
@@ -203,7 +203,13 @@ class Detector:
             limits = thresholds if explanations and counterfactuals else None
             return self.explain(records.take(rows), listed=listed, threshold=limits, scores=scores[rows])
 
-        judged = self.alerting.judge(records, scores, alert_states, explained)
+        def directed(rows: NDArray[np.int64], thresholds: NDArray[np.float64]) -> tuple[Explanation, ...]:
+            """The same by one method whatever else is in the batch, as it decides what alerts."""
+            most = max(most_ablated(self.encoder, self.scorer), 1)
+            parts = [slice(at, at + most) for at in range(0, len(rows), most)]
+            return tuple(one for part in parts for one in explained(rows[part], thresholds[part]))
+
+        judged = self.alerting.judge(records, scores, alert_states, directed)
         verdicts = Verdicts(
             scores=scores,
             thresholds=judged.thresholds,

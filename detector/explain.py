@@ -176,7 +176,7 @@ def _reasons(
     residuals = scorer.score_features(matrix, encoder.slices)
     expected, shares = np.empty(matrix.shape), shares_of(residuals)
     counterfactuals: list[Counterfactual | None] = [None] * len(matrix)
-    highest = np.argsort(-scores, kind="stable")[: _affordable(encoder, scorer)]
+    highest = np.argsort(-scores, kind="stable")[: most_ablated(encoder, scorer)]
     is_ablated = np.zeros(len(matrix), np.bool_)
     is_ablated[highest] = True
     rest = np.flatnonzero(~is_ablated)
@@ -194,7 +194,7 @@ def _reasons(
     return _Reasons(expected, shares, is_ablated, counterfactuals)
 
 
-def _affordable(encoder: Encoder, scorer: Scorer) -> int:
+def most_ablated(encoder: Encoder, scorer: Scorer) -> int:
     """How many records can be explained by ablation; none where a single one would cost too much."""
     network = sum(part.numel() for part in scorer.network.state_dict().values())
     codes = 0 if scorer.codebook is None else scorer.codebook.cost

@@ -388,8 +388,8 @@ def score(
         _tell_rejects(summary)
         if judge.alerting.remembers:
             _note(
-                "a worker also remembers of a partition where its scores drifted and which entities are quiet: here the "
-                "threshold is the calibrated one, and nobody is quiet but for these records"
+                "a worker also remembers where the scores of a partition drifted and which entities are quiet: here "
+                "the threshold is the calibrated one, and nobody is quiet but for these records"
             )
         if hidden := sorted(hidden_fields(judge.stream)):
             _note(f"{', '.join(hidden)}: sensitive, and so not written; the rows are in the order of the input")

@@ -82,6 +82,7 @@ class Histories:
         self._version_of = version_of
         self._partitions: dict[Partition, PartitionHistory] = {}
         self._generations: dict[Partition, int] = {}
+        self._committed: dict[Partition, int] = {}
         self._write_again_s = 0.0
         self._evictions = 0
         self._moved: set[str] = set()  # topics that were warned of
@@ -114,6 +115,7 @@ class Histories:
 
     def _drop(self, partition: Partition) -> None:
         self._generations.pop(partition, None)
+        self._committed.pop(partition, None)
         history = self._partitions.pop(partition, None)
         if history is not None:
             history.close()
@@ -276,12 +278,12 @@ class Histories:
 
         Args:
             offsets: What was committed.
-            last: Nothing will be committed any more: what is small is written, so that a new owner need not replay for
-                it.
+            last: Whether nothing will be committed any more: see `leave`.
 
         Raises:
             TransportError: Something that only an operator can mend.
         """
+        self._committed.update(offsets)
         topic, now_s = self._state_topic, self._clock.monotonic_s()
         if topic is None or not self.detector.remembers or now_s < self._write_again_s:
             return
@@ -312,8 +314,21 @@ class Histories:
                 self._tell_too_large(partition, len(messages) - len(fitting))
             history.rotation.wrote(due)
             if len(messages) > len(due):
-                history.alerts.wrote(now_s)
+                history.alerts.wrote(offset, now_s)
             self._metrics.state_blocks.inc(len(fitting))
+
+    def leave(self) -> None:
+        """Write what is small, so that a new owner need not replay for it: nothing will be committed any more.
+
+        Raises:
+            TransportError: Something that only an operator can mend.
+        """
+        waiting = {
+            partition: offset
+            for partition, offset in self._committed.items()
+            if partition in self._partitions and self._partitions[partition].alerts.written_at != offset
+        }
+        self.committed(waiting, last=True)
 
     def _could_not_write(self, partition: Partition, error: Exception, took_s: float) -> None:
         """Leave it for a while: at most a tenth of the loop's time is spent on a topic that does not answer."""

@@ -106,6 +106,8 @@ class Worker:
         self._status.state = "stopping"
         self._finish_held()
         self.commit_if_due(last=True)
+        if self._histories is not None and not self._commit_failed:
+            self._histories.leave()
         self._forget()
 
     def process(self, batch: Batch) -> None:
@@ -187,7 +189,7 @@ class Worker:
             self._metrics.last_commit.set(self._clock.now_s())
             if self._histories is not None and not self._held:
                 with self._timed("write_state"):
-                    self._histories.committed(offsets, last=last)
+                    self._histories.committed(offsets)
 
     def _poll(self) -> Batch | None:
         with self._timed("poll"):

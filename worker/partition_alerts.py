@@ -28,6 +28,7 @@ class PartitionAlerts:
     Attributes:
         state: What the next records are judged by.
         judged_from: While restoring, the offset from which records are judged again.
+        written_at: The offset that the state last written by us stands for.
     """
 
     def __init__(self, detector: Detector, partition: Partition, version_of: Callable[[str], Detector | None]) -> None:
@@ -37,6 +38,7 @@ class PartitionAlerts:
         self._judging = detector  # while restoring
         self._partition = partition
         self._version_of = version_of
+        self.written_at: int | None = None
         self._written_s: float | None = None
 
     def take(self, stored: StoredAlerts) -> None:
@@ -79,9 +81,9 @@ class PartitionAlerts:
         """Whether the state should be written although nothing else is."""
         return self._written_s is None or now_s - self._written_s >= _WRITE_EVERY_S
 
-    def wrote(self, now_s: float) -> None:
-        """Take note that the state was written."""
-        self._written_s = now_s
+    def wrote(self, offset: int, now_s: float) -> None:
+        """Take note that the state was written, for an offset."""
+        self.written_at, self._written_s = offset, now_s
 
     def packed(self) -> bytes:
         """The state as it is written."""

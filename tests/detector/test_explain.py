@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detector import DenoisingAutoencoder, Detector, Encoder, Records, Scorer, records_of_matrix, stream_of_matrix
-from detector.explain import BLOCK_NUMBERS, _affordable, explain
+from detector.explain import BLOCK_NUMBERS, explain, most_ablated
 from tests.payments import decoded, message, odd_message
 
 
@@ -21,7 +21,7 @@ def odd_records() -> Records:
 def cost_of_one(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> int:
     """The least budget that pays for one record."""
     monkeypatch.setattr("detector.explain.ABLATION_WORK", 1 << 40)
-    return (1 << 40) // _affordable(detector.encoder, detector.scorer)
+    return (1 << 40) // most_ablated(detector.encoder, detector.scorer)
 
 
 def test_beyond_the_work_budget_only_the_highest_scores_are_explained_by_ablation(

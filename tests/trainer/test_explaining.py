@@ -61,7 +61,7 @@ def test_a_record_is_judged_as_the_worker_judges_it() -> None:
 
     assert [facts.score for facts in found] == verdicts.scores.tolist()
     assert [number for number, facts in enumerate(found) if facts.outcome == "alert"] == verdicts.anomalies.tolist()
-    assert {facts.threshold for facts in found} == {verdicts.threshold}
+    assert {facts.threshold for facts in found} == set(verdicts.thresholds.tolist())
     assert [facts.tail_probability for facts in found if facts.outcome == "alert"] == verdicts.probabilities.tolist()
     for facts, explanation in zip((found[1], found[2]), verdicts.explanations, strict=True):
         shown = [(each.name, each.share, each.actual, each.expected, each.direction) for each in facts.features]

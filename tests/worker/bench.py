@@ -115,6 +115,7 @@ class Bench:
                 publisher=publisher,
                 metrics=self.metrics,
                 clock=self.clock,
+                version_of=models.version,
                 broker=Broker(
                     self.settings.kafka,
                     consumer={"connect": self.cluster.consumer, "clock": self.cluster.clock},

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detector import Detector, ModelDirectory, StreamDefinition, Threshold
+from detector import Detector, ModelDirectory, StreamDefinition, Threshold, unpack_alert_state
 from tests.payments import HISTORY_STREAM, STREAM, decoded, fitted_detector, message, odd_message, remembering_detector
 from tests.worker.bench import Bench
 from tests.worker.lives import EVICTED, FAULTS, STATE, RememberingBench, faulty, live, remembering_bench
@@ -184,19 +184,15 @@ def test_records_are_judged_again_by_the_version_that_judged_them(tmp_path: Path
     )  # fmt: skip
     ModelDirectory(root / detector.name).publish(deaf, promote=True)
 
-    models = ready(root)
-    worker = bench.worker(turns=12, models=models)
-    worker.run()
+    live(bench, ready(root), iter(values(1, start=63)), turns=30)
 
     assert written > 0
-    assert models.current is not None
-    assert models.current.detector.threshold.value > 1e6
-    assert worker._histories is not None
-    (history,) = worker._histories._partitions.values()
-    assert set(history.alerts.state.quiets) == {f"card-{int(number or 0) % 50}" for number in quiet}
-    assert history.alerts.state.window is not None
-    assert history.alerts.state.window.threshold > 1e6
-    bench.source.close()
+    assert len(quiet) >= 2
+    last = [each for each in bench.cluster.messages(STATE) if (each.key or b"").endswith(b"/alerts")][-1]
+    state, _ = unpack_alert_state(last.value or b"")
+    assert set(state.quiets) == {f"card-{int(number or 0) % 50}" for number in quiet}
+    assert state.window is not None
+    assert state.window.threshold > 1e6
 
 
 def _raised(detector: Detector) -> Threshold:
