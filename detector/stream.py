@@ -136,11 +136,16 @@ class ThresholdSetting(Closed):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        ways = ("alert_budget", "false_alarm_rate", "one_in")
-        stated = [name for name in ways if getattr(self, name) is not None]
+        ways = zip(("alert_budget", "false_alarm_rate", "one_in"), self.promise, strict=True)
+        stated = [name for name, value in ways if value is not None]
         if len(stated) > 1:
             raise ValueError(f"{' and '.join(stated)} state the same thing twice: keep the one that you think in")
         return self
+
+    @property
+    def promise(self) -> tuple[str | None, float | None, float | None]:
+        """What is stated, whichever of the three ways."""
+        return self.alert_budget, self.false_alarm_rate, self.one_in
 
     @property
     def budget_per_day(self) -> float | None:

@@ -129,6 +129,34 @@ def calibrate_on(
     return Calibration(again, detector.threshold, len(normal_scores), int(odd.sum()), rejects, remarks)
 
 
+def with_rules_of(given: StreamDefinition, trained: StreamDefinition) -> StreamDefinition:
+    """The definition that a detector was trained with, with threshold and rules of suppression of a given one.
+
+    Raises:
+        TrainingDataError: Something else differs, which only training can change.
+    """
+    taken = trained.model_copy(update={"threshold": given.threshold, "suppress": given.suppress})
+    other = [name for name in type(given).model_fields if getattr(given, name) != getattr(taken, name)]
+    if other:
+        raise TrainingDataError(
+            f"{', '.join(other)} of the stream definition differ from those that the version was trained with: "
+            "calibrating changes [threshold] and [[suppress]] alone; train for the rest, or bring the definition back"
+        )
+    return given
+
+
+def with_stream(detector: Detector, stream: StreamDefinition) -> Calibration:
+    """A detector that promises what it did, with other rules of suppression, or a threshold that follows or stays.
+
+    Raises:
+        TrainingDataError: The promise is too high for a threshold that follows.
+    """
+    told = {"on": "nothing", "scores_of": None, "normal": detector.normal_scores.n, "anomalous": 0}
+    threshold, normal = detector.threshold, detector.normal_scores
+    again = _recalibrated(detector, stream, threshold, normal, detector.reference, _now(), told)
+    return Calibration(again, threshold, normal.n, 0, 0)
+
+
 def calibrate_on_kept(detector: Detector, stream: StreamDefinition) -> Calibration:
     """Set a detector's threshold anew without records: on the normal scores that its threshold was set on.
 

@@ -300,6 +300,14 @@ def calibrate(
         ),
     ] = None,
     *,
+    stream: Annotated[
+        Path | None,
+        typer.Option(
+            help="A stream definition whose [threshold] and [[suppress]] the new version takes over; all else in it "
+            "has to be as the version was trained.",
+            show_default=False,
+        ),
+    ] = None,
     history: Earlier = None,
     models: Models = Path("models"),
     detector: Name = None,
@@ -327,26 +335,30 @@ def calibrate(
         raise typer.BadParameter(
             "say one of: a budget or rate, --cost-false-alarm together with --cost-miss, or --best-f1"
         )
-    if not data and (not rates or history):
+    if not data and (not (rates or stream) or costs or best_f1 or history):
         raise typer.BadParameter(
             "without records, another promise can be set on the scores that the version holds: state --alert-budget, "
-            "--false-alarm-rate or --one-in, and no --history; costs and F1 need labelled records"
+            "--false-alarm-rate, --one-in or --stream, and no --history; costs and F1 need labelled records"
         )
     with _failures_told():
+        from detector import StreamDefinition
         from trainer import progress
-        from trainer.calibration import Cost, calibrate_on, calibrate_on_kept
+        from trainer.calibration import Cost, calibrate_on, calibrate_on_kept, with_rules_of, with_stream
 
         directory = _directory(models, detector)
         judge = directory.load(_version(directory, version))
-        stream = _with_threshold(judge.stream, alert_budget, false_alarm_rate, one_in)
+        before = judge.stream if stream is None else with_rules_of(StreamDefinition.load(stream), judge.stream)
+        wanted = _with_threshold(before, alert_budget, false_alarm_rate, one_in)
         if data:
             with progress.reading(_stderr(), "scoring") as tell:
                 done = calibrate_on(
-                    judge, _scored_files(data), stream, earlier=_earlier_files(history),
+                    judge, _scored_files(data), wanted, earlier=_earlier_files(history),
                     cost=Cost(*costs) if costs else None, best_f1=best_f1, progress=tell,
                 )  # fmt: skip
+        elif wanted.threshold.promise == judge.stream.threshold.promise:
+            done = with_stream(judge, wanted)
         else:
-            done = calibrate_on_kept(judge, stream)
+            done = calibrate_on_kept(judge, wanted)
         for remark in done.remarks:
             _note(remark)
         threshold = done.detector.threshold
@@ -836,9 +848,10 @@ def _with_threshold(
     from detector import StreamDefinition
 
     try:
+        kept = {"mode": stream.threshold.mode, "window": stream.threshold.window}
         content = {
             **stream.model_dump(),
-            "threshold": {name: value for name, value in stated.items() if value is not None},
+            "threshold": kept | {name: value for name, value in stated.items() if value is not None},
         }
         return StreamDefinition.model_validate(content)
     except ValidationError as error:

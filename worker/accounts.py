@@ -40,6 +40,7 @@ class Accounts:
             metrics.suppressed.labels(reason).inc(count)
         for (stage, reason), count in outcomes.dead_letters.items():
             metrics.dead_letters.labels(stage, reason).inc(count)
+        metrics.anomalies.inc(outcomes.anomalies)
         for alert in outcomes.alerts:
             metrics.alerts.labels(alert.severity).inc()
         for feature, count in outcomes.missing.items():

@@ -361,6 +361,9 @@ class Histories:
         if (now_s := self._clock.monotonic_s()) - self._shown_s >= _SHOW_EVERY_S:  # it is counted log by log
             self._shown_s = now_s
             self._metrics.history_bytes.set(sum(state.nbytes for state in states))
+        self._metrics.show_threshold_ratios(
+            [ratio for history in self._partitions.values() if (ratio := history.alerts.threshold_ratio) is not None]
+        )
         evictions = sum(state.evictions for state in states)
         self._metrics.entities_evicted.inc(max(evictions - self._evictions, 0))
         self._evictions = evictions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -71,12 +71,23 @@ class WorkerMetrics:
         self.score_ratio = self._columns(
             "score_ratio", "Score divided by threshold of every scored record; above 1.0 is an anomaly.", _RATIO
         )
-        self.threshold = self._gauge("threshold", "Score above which a record is an anomaly, of the model in use.")
+        self.anomalies = self._counter(
+            "anomalies_total", "Records above their threshold, whether they alerted or a rule suppressed them."
+        )
+        self.threshold = self._gauge(
+            "threshold", "Score above which a record is an anomaly, as the model in use was calibrated."
+        )
+        self.threshold_ratio = self._gauge(
+            "threshold_ratio",
+            "Threshold in force by the calibrated one, least and most of the owned partitions; 1 where it is fixed.",
+            ["bound"],
+        )
         self.expected_rate = self._gauge(
             "alert_rate_expected_ratio", "Share of normal records expected to alert, with its 95 % interval.", ["bound"]
         )
         self.observed_rate = self._gauge(
-            "alert_rate_observed_ratio", "Share of the last 100 000 scored records that alerted."
+            "alert_rate_observed_ratio",
+            "Share of the last 100 000 scored records above their threshold, suppressed or not.",
         )
         self.feature_missing = self._counter(
             "feature_missing_total", "Decoded records in which the field was missing.", ["feature"]
@@ -181,6 +192,7 @@ class WorkerMetrics:
         self.model_trained_until.set(0 if until is None else until.timestamp())
         threshold = detector.threshold
         self.threshold.set(threshold.value)
+        self.show_threshold_ratios([])
         for bound, rate in (("low", threshold.rate_low), ("expected", threshold.rate), ("high", threshold.rate_high)):
             self.expected_rate.labels(bound).set(rate)
         for name in detector.feature_names:
@@ -197,6 +209,11 @@ class WorkerMetrics:
             self.feature_missing_expected.labels(bins.name).set(bins.missing_share)
             if bins.unseen_share is not None:
                 self.feature_unseen_expected.labels(bins.name).set(bins.unseen_share)
+
+    def show_threshold_ratios(self, ratios: Sequence[float]) -> None:
+        """Show how far the threshold of each partition has moved; none where it is fixed."""
+        self.threshold_ratio.labels("least").set(min(ratios, default=1.0))
+        self.threshold_ratio.labels("most").set(max(ratios, default=1.0))
 
     def position(self, lag: Mapping[Partition, int], assignment: Iterable[Partition]) -> None:
         """Show the lag of the partitions that are owned, and forget those that are not."""

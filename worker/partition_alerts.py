@@ -77,6 +77,12 @@ class PartitionAlerts:
         if self.judged_from == NOWHERE and self._judging is not detector:
             self.state, self._judging, self._written_s = detector.alerting.adopt(self.state), detector, None
 
+    @property
+    def threshold_ratio(self) -> float | None:
+        """The threshold in force divided by the calibrated one; None where it is fixed."""
+        window = self.state.window
+        return None if window is None else window.threshold / self._detector.threshold.value
+
     def due(self, now_s: float) -> bool:
         """Whether the state should be written although nothing else is."""
         return self._written_s is None or now_s - self._written_s >= _WRITE_EVERY_S

@@ -42,6 +42,9 @@ HEALTHY: dict[str, str | None] = {
     "offbeat_records_consumed_total{topic='t'}": "0+600",
     "offbeat_records_total{outcome='normal'}": "0+596",
     "offbeat_records_total{outcome='alert'}": "0+1",
+    "offbeat_anomalies_total": "0+1",
+    "offbeat_threshold_ratio{bound='least'}": "0.9+0",
+    "offbeat_threshold_ratio{bound='most'}": "1.2+0",
     "offbeat_records_total{outcome='suppressed'}": "0+1",
     "offbeat_records_total{outcome='dead_letter'}": "0+2",
     "offbeat_records_unaccounted": "0+0",
@@ -182,18 +185,35 @@ CASES = [
     Case(
         "AlertRateAboveBudget",
         HOUR + 30,
-        {"offbeat_records_total{outcome='normal'}": "0+593", "offbeat_records_total{outcome='alert'}": "0+4"},
-        {"offbeat_records_total{outcome='normal'}": "0+594", "offbeat_records_total{outcome='alert'}": "0+3"},
+        {"offbeat_records_total{outcome='normal'}": "0+593", "offbeat_anomalies_total": "0+4"},
+        {"offbeat_records_total{outcome='normal'}": "0+594", "offbeat_anomalies_total": "0+3"},
     ),
     Case(
         "AlertRateZero",
         HOUR + 30,
-        {"offbeat_records_total{outcome='normal'}": "0+597", "offbeat_records_total{outcome='alert'}": "0+0"},
+        {
+            "offbeat_records_total{outcome='normal'}": "0+597",
+            "offbeat_records_total{outcome='alert'}": "0+0",
+            "offbeat_anomalies_total": "0+0",
+        },
         {  # too few records to expect one
             "offbeat_records_total{outcome='normal'}": "0+597",
             "offbeat_records_total{outcome='alert'}": "0+0",
+            "offbeat_anomalies_total": "0+0",
             "offbeat_alert_rate_expected_ratio{bound='low'}": "0.00001+0",
         },
+    ),
+    Case(
+        "ThresholdMoved",
+        90,
+        {"offbeat_threshold_ratio{bound='most'}": "1.6+0"},
+        {"offbeat_threshold_ratio{bound='most'}": "1.4+0"},
+    ),
+    Case(
+        "ThresholdMoved",
+        90,
+        {"offbeat_threshold_ratio{bound='least'}": "0.6+0"},
+        {"offbeat_threshold_ratio{bound='least'}": "0.7+0"},
     ),
     Case(
         "ModelStale",

@@ -27,6 +27,7 @@ from detector.stream import (
     TimeFeature,
     TimeField,
 )
+from detector.suppression_rules import SUPPRESSION_RULES
 from tests.deploy.commands import assert_accepted
 from tests.deploy.files import ROOT, alert_rules, tool
 from worker.alerts import Alert
@@ -120,7 +121,7 @@ def test_a_stream_definition_that_is_shown_is_one_that_loads(page: str) -> None:
     examples = [StreamDefinition.from_toml(example) for example in blocks(text_of(page), "toml")]
 
     assert {feature.kind for feature in examples[0].feature} == {"number", "category", "time", "history"}
-    assert all([feature.kind for feature in stream.feature] == ["image"] for stream in examples[1:])
+    assert all([feature.kind for feature in stream.feature] == ["image"] or stream.suppress for stream in examples[1:])
     assert [StreamDefinition.from_toml(stream.to_toml()) for stream in examples] == examples
 
 
@@ -145,6 +146,15 @@ def test_every_key_of_the_stream_definition_is_documented(model: Any) -> None:
     rows = set(re.findall(r"^\| `(\w+)` \|", text_of("docs/stream.md"), re.MULTILINE))
 
     assert set(model.model_fields) - tables <= rows
+
+
+@pytest.mark.parametrize("rule", SUPPRESSION_RULES)
+def test_every_rule_of_suppression_and_its_keys_are_documented(rule: str) -> None:
+    section = text_of("docs/stream.md").partition("### `[[suppress]]`")[2].partition("### `[history]`")[0]
+    keys = set(SUPPRESSION_RULES[rule].model_fields) - {"rule"}
+
+    assert f"| `{rule}` |" in section
+    assert {key for key in keys if f"`{key}`" not in section} == set()
 
 
 def test_every_statistic_of_a_history_is_documented_and_no_other() -> None:

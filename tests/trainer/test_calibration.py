@@ -71,6 +71,50 @@ def test_the_command_publishes_a_version_that_scores_as_before(trained: Path, fr
     assert "set on" in result.output
 
 
+RULE = '\n[[suppress]]\nname = "small"\nrule = "floor"\nfield = "amount"\nat_least = 5\n'
+
+
+def test_other_rules_and_a_threshold_that_follows_need_no_training_and_no_record(
+    trained: Path, payments_dir: Path, tmp_path: Path
+) -> None:
+    before = the_detector(trained)
+    wanted = before.stream.model_copy(
+        update={"threshold": before.stream.threshold.model_copy(update={"window": 6_000})}
+    )
+    definition = tmp_path / "stream.toml"
+    definition.write_text(wanted.to_toml() + RULE)
+
+    result = CliRunner().invoke(offbeat.app, ["calibrate", "--stream", str(definition), "--models", str(trained)])
+
+    assert result.exit_code == 0, result.output
+    after = the_detector(trained)
+    assert after.version != before.version
+    assert [rule.name for rule in after.stream.suppress] == ["small"]
+    assert after.stream.threshold.window == 6_000
+    assert after.threshold == before.threshold
+
+
+def test_a_definition_that_needs_training_is_refused_by_the_name_of_what_differs(trained: Path, tmp_path: Path) -> None:
+    definition = tmp_path / "stream.toml"
+    definition.write_text(the_detector(trained).stream.to_toml().replace("amount", "sum"))
+
+    result = CliRunner().invoke(offbeat.app, ["calibrate", "--stream", str(definition), "--models", str(trained)])
+
+    assert result.exit_code != 0
+    assert "feature" in result.output
+    assert "train for the rest" in " ".join(result.output.split())
+
+
+def test_another_promise_leaves_whether_the_threshold_follows(trained: Path, fresh: Path) -> None:
+    from trainer.commands import _with_threshold
+
+    detector = the_detector(trained)
+    setting = detector.stream.threshold.model_copy(update={"mode": "online", "window": 7_000})
+    stream = _with_threshold(detector.stream.model_copy(update={"threshold": setting}), None, None, 50.0)
+
+    assert (stream.threshold.mode, stream.threshold.window, stream.threshold.one_in) == ("online", 7_000, 50)
+
+
 def test_the_least_cost_is_the_least_of_all_thresholds(trained: Path, fresh: Path) -> None:
     detector = the_detector(trained)
     chosen = {}
