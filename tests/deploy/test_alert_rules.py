@@ -106,6 +106,7 @@ CASES = [
             "offbeat_records_total{outcome='dead_letter'}": "2+0",
             "offbeat_records_total{outcome='suppressed'}": "1+0",
             "offbeat_records_total{outcome='alert'}": "0+0",
+            "offbeat_anomalies_total": "0+0",
         },
     ),
     Case(
@@ -155,6 +156,7 @@ CASES = [
             "offbeat_records_total{outcome='dead_letter'}": "2+0",
             "offbeat_records_total{outcome='suppressed'}": "1+0",
             "offbeat_records_total{outcome='alert'}": "0+0",
+            "offbeat_anomalies_total": "0+0",
         },
         {
             "offbeat_records_consumed_total{topic='t'}": "0+1",
@@ -162,6 +164,7 @@ CASES = [
             "offbeat_records_total{outcome='dead_letter'}": "0+0",
             "offbeat_records_total{outcome='suppressed'}": "0+0",
             "offbeat_records_total{outcome='alert'}": "0+0",
+            "offbeat_anomalies_total": "0+0",
         },
     ),
     Case(
@@ -185,8 +188,16 @@ CASES = [
     Case(
         "AlertRateAboveBudget",
         HOUR + 30,
-        {"offbeat_records_total{outcome='normal'}": "0+593", "offbeat_anomalies_total": "0+4"},
-        {"offbeat_records_total{outcome='normal'}": "0+594", "offbeat_anomalies_total": "0+3"},
+        {
+            "offbeat_records_total{outcome='normal'}": "0+593",
+            "offbeat_records_total{outcome='alert'}": "0+4",
+            "offbeat_anomalies_total": "0+4",
+        },
+        {
+            "offbeat_records_total{outcome='normal'}": "0+594",
+            "offbeat_records_total{outcome='alert'}": "0+3",
+            "offbeat_anomalies_total": "0+3",
+        },
     ),
     Case(
         "AlertRateZero",
@@ -285,6 +296,7 @@ CASES = [
             "offbeat_records_total{outcome='dead_letter'}": "0+0",
             "offbeat_records_total{outcome='suppressed'}": "0+0",
             "offbeat_records_total{outcome='alert'}": "0+0",
+            "offbeat_anomalies_total": "0+0",
         },
     ),
 ]

@@ -25,7 +25,7 @@ from tests.payments import (
 from trainer.commands import mount
 from trainer.errors import DataFileError
 from trainer.explaining import MOST_RECORDS, explain_given, from_text, from_topic, kafka_settings
-from transport import KafkaSettings, Partition, RangeReader, bounds
+from transport import BrokerUnavailable, KafkaSettings, Partition, RangeReader, bounds
 
 KAFKA = KafkaSettings()
 
@@ -280,8 +280,13 @@ def test_the_command_refuses_what_it_cannot_explain(models: Path, words: list[st
     assert complaint in " ".join(said.output.replace("│", " ").split())
 
 
-def test_a_broker_that_is_away_is_said(models: Path) -> None:
-    said = offbeat("explain", "kafka:payments", "--offset", 0, "--bootstrap-servers", "127.0.0.1:1", "--models", models)
+def test_a_broker_that_is_away_is_said(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise BrokerUnavailable("could not look up where logs begin and end: nobody answers")
+
+    monkeypatch.setattr("trainer.explaining.from_topic", away)
+
+    said = offbeat("explain", "kafka:payments", "--offset", 0, "--models", models)
 
     assert said.exit_code == 1
-    assert "offbeat: could not look up" in said.output
+    assert "offbeat: could not look up where logs begin and end" in said.output
