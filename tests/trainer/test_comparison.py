@@ -10,6 +10,12 @@ from detector import Encoder, Rescaling, records_of_matrix, stream_of_matrix
 from trainer.comparison import choose_scale
 
 DRAW = np.random.default_rng(20260101)
+_BEGINNING = DRAW.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _every_test_draws_from_the_beginning() -> None:
+    DRAW.bit_generator.state = _BEGINNING
 
 
 def chosen(matrix: NDArray[np.float64]) -> tuple[str, dict[str, float]]:
