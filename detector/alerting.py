@@ -37,7 +37,7 @@ class AlertState:
     quiets: Quiets = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Judgement:
     """Which records of a batch alert.
 
@@ -49,7 +49,7 @@ class Judgement:
         suppressed: Anomalies that do not alert, ascending, (a - k,).
         reasons: Of each of these, the name of the rule.
         before: Of each alert, what of its entity was suppressed since the alert before.
-        explanations: Of each alert, where a rule had to know them; else empty.
+        explanations: Why, one for each alert, where they were asked for or a rule had to know them; else empty.
         states: What is left for the next records, one for each partition.
     """
 
@@ -116,16 +116,18 @@ class Alerting:
         """
         thresholds, standardised, windows = self._thresholds(records, scores, states)
         anomalies = np.flatnonzero(np.isfinite(scores) & (scores > thresholds))
-        reasons = suppressed_by_value(self._stream, records.take(anomalies))
+        reasons = np.full(len(anomalies), None, object)
+        if self._stream.suppress and len(anomalies):
+            reasons = suppressed_by_value(self._stream, records.take(anomalies))
         explanations: dict[int, Explanation] = {}
         if self._asks_direction and len(anomalies):
-            left = np.flatnonzero(reasons == None)  # noqa: E711 - element by element
+            left = np.flatnonzero(_unsuppressed(reasons))
             told = explain(anomalies[left], thresholds[anomalies[left]])
             explanations = dict(zip(anomalies[left].tolist(), told, strict=True))
             reasons[left] = suppressed_by_direction(self._stream, told)
         before, quiets = self._quieted(records, anomalies, reasons, states)
-        alerting = np.flatnonzero(reasons == None)  # noqa: E711
-        suppressed = np.flatnonzero(reasons != None)  # noqa: E711
+        does_alert = _unsuppressed(reasons)
+        alerting, suppressed = np.flatnonzero(does_alert), np.flatnonzero(~does_alert)
         alerts = anomalies[alerting]
         return Judgement(
             thresholds=thresholds,
@@ -167,9 +169,14 @@ class Alerting:
         if rule is None:
             return before, quiets
         for partition, known in enumerate(quiets):
-            own = np.flatnonzero((records.partition_index[anomalies] == partition) & (reasons == None))  # noqa: E711
+            own = np.flatnonzero((records.partition_index[anomalies] == partition) & _unsuppressed(reasons))
             suppressed, found, quiets[partition] = suppressed_by_entity(rule, known, records.take(anomalies[own]))
             reasons[own[suppressed]] = rule.name
             for row, told in zip(own.tolist(), found, strict=True):
                 before[row] = told
         return before, quiets
+
+
+def _unsuppressed(reasons: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Where no rule has suppressed an anomaly yet, (a,)."""
+    return np.array([reason is None for reason in reasons.tolist()], np.bool_)

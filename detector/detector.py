@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.alerting import Alerting, AlertState
+from detector.alerting import Alerting, AlertState, Judgement
 from detector.decode import Decoder, Echo, Reject
 from detector.drift import DriftCounts, DriftReference
 from detector.encode import Encoder, Notes
@@ -25,45 +25,26 @@ from detector.normal_scores import NormalScores
 from detector.records import MessageBatch, Records
 from detector.scoring import Scorer
 from detector.stream import NumberFeature, StreamDefinition
-from detector.suppression import SuppressedBefore
 from detector.tables import as_table, decode_table, records_of_matrix
 from detector.threshold import Threshold
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """What a detector says of records.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Verdicts(Judgement):
+    """What a detector says of records: which of them alert, as `Judgement` has it, and what that came from.
 
     Attributes:
-        scores: Anomaly scores, (n,); higher is stranger.
-        thresholds: The threshold in force for each, (n,): `score > threshold` is an anomaly.
-        anomalies: Rows that are anomalous, ascending, (a,).
-        alerts: Those of them that alert, ascending, (k,): all that no rule suppresses.
-        probabilities: Of each alert, how probable so high a score is of a normal record, (k,).
-        explanations: Why, one for each alert, where they were asked for.
-        before: Of each alert, what of its entity was suppressed since the alert before, None for nothing.
-        suppressed: Anomalies that do not alert, ascending, (a - k,).
-        reasons: Of each of these, the name of the rule that suppressed it.
+        scores: Anomaly scores, (n,); higher is stranger. `score > threshold` is an anomaly.
         unscorable: Rows whose score is not finite, (u,): neither normal nor anomalous.
         missing: Records without a value, by feature.
         unseen: Records with a category that no normal record had, by feature.
-        states: What is left for the alerts on later records, one for each partition.
         drift: The records by bin, to be compared with those of calibration; None where the detector has no reference.
     """
 
     scores: NDArray[np.float64]
-    thresholds: NDArray[np.float64]
-    anomalies: NDArray[np.int64]
-    alerts: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    explanations: tuple[Explanation, ...]
-    before: tuple[SuppressedBefore | None, ...]
-    suppressed: NDArray[np.int64]
-    reasons: tuple[str, ...]
     unscorable: NDArray[np.int64]
     missing: dict[str, int] = field(default_factory=dict)
     unseen: dict[str, int] = field(default_factory=dict)
-    states: tuple[AlertState, ...] = ()
     drift: DriftCounts | None = None
 
     @property
@@ -210,22 +191,15 @@ class Detector:
             return tuple(one for part in parts for one in explained(rows[part], thresholds[part]))
 
         judged = self.alerting.judge(records, scores, alert_states, directed)
+        told: tuple[Explanation, ...] = ()
+        if explanations:
+            told = judged.explanations or explained(judged.alerts, judged.thresholds[judged.alerts])
         verdicts = Verdicts(
+            **vars(judged) | {"explanations": told},
             scores=scores,
-            thresholds=judged.thresholds,
-            anomalies=judged.anomalies,
-            alerts=judged.alerts,
-            probabilities=judged.probabilities,
-            explanations=(judged.explanations or explained(judged.alerts, judged.thresholds[judged.alerts]))
-            if explanations
-            else (),
-            before=judged.before,
-            suppressed=judged.suppressed,
-            reasons=judged.reasons,
             unscorable=np.flatnonzero(~np.isfinite(scores)),
             missing={name: int(mask.sum()) for name, mask in notes.missing.items()},
             unseen={name: int(mask.sum()) for name, mask in notes.unseen.items()},
-            states=judged.states,
             drift=None if self.reference is None else DriftCounts(self.reference, self.reference.count(notes, scores)),
         )
         return verdicts, changes

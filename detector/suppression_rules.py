@@ -51,21 +51,14 @@ class DirectionRule(_Rule):
     direction: Literal["above", "below"] = Field(description="Which side of the expected value does not alert.")
 
 
-class EntityRule(_Rule):
-    """What an entity's earlier alerts say of its next anomaly."""
-
+class _OfAnEntity(_Rule):
     max_entities: int = Field(
         10_000, ge=1, le=1_000_000,
         description="Most entities remembered in a partition; of more, the longest quiet may alert again.",
     )  # fmt: skip
 
-    @property
-    def longest_us(self) -> int:
-        """How long an alert can matter to its entity's next anomaly, in microseconds."""
-        raise NotImplementedError
 
-
-class CooldownRule(EntityRule):
+class CooldownRule(_OfAnEntity):
     """After an alert, an entity's anomalies do not alert for a while."""
 
     rule: Literal["cooldown"]
@@ -75,11 +68,11 @@ class CooldownRule(EntityRule):
 
     @property
     def longest_us(self) -> int:
-        """`period` in microseconds."""
+        """How long an alert matters to its entity's next anomaly, in microseconds: `period`."""
         return span_us(self.period)
 
 
-class EpisodeRule(EntityRule):
+class EpisodeRule(_OfAnEntity):
     """Anomalies of an entity that follow each other closely are one episode, and alert once."""
 
     rule: Literal["episode"]
@@ -95,9 +88,12 @@ class EpisodeRule(EntityRule):
 
     @property
     def longest_us(self) -> int:
-        """`repeat` in microseconds."""
+        """How long an alert matters to its entity's next anomaly, in microseconds: `repeat`."""
         return span_us(self.repeat)
 
+
+EntityRule = CooldownRule | EpisodeRule
+"""What an entity's earlier alerts say of its next anomaly."""
 
 SUPPRESSION_RULES: dict[str, type[BaseModel]] = {
     "floor": FloorRule, "segment": SegmentRule, "direction": DirectionRule,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from tests.kafka.worker import WorkerProcess
 from tests.payments import message, odd_message
 from transport import KafkaPublisher, OutgoingMessage, PublisherSettings, create_topics, read_topic
 from worker.identity import alert_id
+
+PARTITIONS = 4
+"""Of a stream of cards."""
 
 
 class Stream:
@@ -103,3 +106,27 @@ def payments(count: int, every: int = 10, start: int = 0) -> list[bytes | None]:
 
 def ids(alerts: list[dict[str, Any]]) -> list[str]:
     return [alert["alert_id"] for alert in alerts]
+
+
+class CardStream(Stream):
+    """A stream whose messages are keyed by their card, as history needs it, with a compacted topic for histories."""
+
+    def __init__(self, broker: KafkaBroker, name: str, models: Path, directory: Path) -> None:
+        super().__init__(broker, name, models, directory, partitions=PARTITIONS)
+        create_topics(broker.settings, {f"{name}.state": PARTITIONS}, configuration={"cleanup.policy": "compact"})
+
+    def publish_payments(self, numbers: Iterable[int]) -> None:
+        """Publish payments by number."""
+        publisher = KafkaPublisher(self.broker.settings, PublisherSettings(linger_s=0.005))
+        publisher.publish(
+            [OutgoingMessage(self.name, f"card-{number % 50}".encode(), message(number)) for number in numbers]
+        )
+        publisher.close()
+
+    def found(self) -> dict[int, float]:
+        """Scores by record; repeats have to be equal."""
+        found: dict[int, float] = {}
+        for score in self.scores():
+            number = int(score["record_id"])
+            assert found.setdefault(number, score["score"]) == score["score"], f"record {number} got two scores"
+        return found

@@ -9,9 +9,9 @@ import pytest
 
 from detector import ModelDirectory
 from tests.kafka.broker import KafkaBroker
-from tests.kafka.test_histories import PARTITIONS, CardStream
+from tests.kafka.streams import PARTITIONS, CardStream
+from tests.odd_cards import following, values
 from tests.payments import decoded
-from tests.worker.test_alert_state import following, values
 from transport import KafkaPublisher, OutgoingMessage, PublisherSettings
 
 

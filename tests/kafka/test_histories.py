@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,8 @@ import pytest
 
 from detector import Detector, ModelDirectory
 from tests.kafka.broker import KafkaBroker
-from tests.kafka.streams import Stream
+from tests.kafka.streams import PARTITIONS, CardStream, Stream
 from tests.payments import HISTORY_STREAM, decoded, message, remembering_detector
-from transport import KafkaPublisher, OutgoingMessage, PublisherSettings, create_topics
-
-PARTITIONS = 4
 
 
 @pytest.fixture(scope="session")
@@ -24,30 +20,6 @@ def remembering_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("remembering")
     ModelDirectory(models / "remembering").publish(remembering_detector())
     return models
-
-
-class CardStream(Stream):
-    """A stream whose messages are keyed by their card, as history needs it, with a compacted topic for histories."""
-
-    def __init__(self, broker: KafkaBroker, name: str, models: Path, directory: Path) -> None:
-        super().__init__(broker, name, models, directory, partitions=PARTITIONS)
-        create_topics(broker.settings, {f"{name}.state": PARTITIONS}, configuration={"cleanup.policy": "compact"})
-
-    def publish_payments(self, numbers: Iterable[int]) -> None:
-        """Publish payments by number."""
-        publisher = KafkaPublisher(self.broker.settings, PublisherSettings(linger_s=0.005))
-        publisher.publish(
-            [OutgoingMessage(self.name, f"card-{number % 50}".encode(), message(number)) for number in numbers]
-        )
-        publisher.close()
-
-    def found(self) -> dict[int, float]:
-        """Scores by record; repeats have to be equal."""
-        found: dict[int, float] = {}
-        for score in self.scores():
-            number = int(score["record_id"])
-            assert found.setdefault(number, score["score"]) == score["score"], f"record {number} got two scores"
-        return found
 
 
 @pytest.fixture

@@ -87,3 +87,15 @@ def live(bench: RememberingBench, loaded: Models, coming: Iterator[bytes | None]
     except TransportError:
         pass
     bench.source.close()
+
+
+def live_through(
+    bench: RememberingBench, loaded: Models, coming: Iterator[bytes | None],
+    lives: Sequence[tuple[Sequence[str | None], int]], *, turns: int,
+) -> None:  # fmt: skip
+    """Lives of workers, each with its faults and turns, and a last one without faults."""
+    for faults, turns_of_life in lives:
+        faulty(bench, faults)
+        live(bench, loaded, coming, turns=turns_of_life)
+    bench.cluster._faults.clear()
+    live(bench, loaded, coming, turns=turns)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detector import Detector, ModelDirectory, StreamDefinition, Threshold, unpack_alert_state
-from tests.payments import HISTORY_STREAM, STREAM, decoded, fitted_detector, message, odd_message, remembering_detector
+from detector import Detector, ModelDirectory, Threshold, unpack_alert_state
+from tests.odd_cards import following, values
+from tests.payments import decoded
 from tests.worker.bench import Bench
-from tests.worker.lives import EVICTED, FAULTS, STATE, RememberingBench, faulty, live, remembering_bench
+from tests.worker.lives import EVICTED, FAULTS, STATE, RememberingBench, live, live_through, remembering_bench
 from worker.models import Models
 
 RECORDS = 330
-SUPPRESSING = '[threshold]\nfalse_alarm_rate = 0.01\nmode = "online"\nwindow = 5000\n'
-COOLDOWN = '[[suppress]]\nname = "quiet_card"\nrule = "cooldown"\nperiod = "3h"\n'
-
-
-@cache
-def following(*, remembers: bool = True) -> Detector:
-    """A detector whose threshold follows the scores in segments of a hundred offsets, with a cooldown of cards."""
-    base = remembering_detector() if remembers else fitted_detector()
-    text = (HISTORY_STREAM if remembers else STREAM).to_toml()
-    text = text.replace("[threshold]\nfalse_alarm_rate = 0.01\n", SUPPRESSING)
-    stream = StreamDefinition.from_toml(text.replace("[[feature]]", COOLDOWN + "\n[[feature]]", 1))
-    return Detector(
-        stream, base.encoder, base.scorer, base.threshold, base.normal_scores, history=base.history, facts=base.facts
-    )
-
-
-def values(count: int = RECORDS, start: int = 0) -> list[bytes | None]:
-    """Payments of which some cards' are odd, again and again, and whose amounts grow."""
-    return [
-        odd_message(number)
-        if number % 50 in (3, 17) or number % 83 == 5
-        else message(number, amount=30.0 + number / 10 + number % 7)
-        for number in range(start, start + count)
-    ]
 
 
 def offline(found: list[bytes | None], detector: Detector) -> dict[int, tuple[str, float]]:
@@ -92,12 +68,12 @@ def bench_of(models: Models, **changes: Any) -> RememberingBench:
 
 
 def test_the_stream_of_these_tests_alerts_suppresses_and_moves_its_threshold() -> None:
-    said = offline(values(), following())
+    said = offline(values(RECORDS), following())
 
     counts = {verdict: sum(each == verdict for each, _ in said.values()) for verdict in ("alert", "suppressed")}
     assert counts["alert"] >= 5
     assert counts["suppressed"] >= 5
-    records = decoded(values(), following().stream)
+    records = decoded(values(RECORDS), following().stream)
     verdicts, _ = following().judge(records, explanations=False)
     assert len(set(verdicts.thresholds.tolist())) >= 3
 
@@ -120,27 +96,22 @@ def test_no_fault_and_no_crash_changes_an_alert(
         loaded, max_batch_records=batch_records, commit_interval_s=commit_interval_s, state={"rotation_s": rotation_s}
     )
     bench.state_topic = STATE if has_topic else None
-    coming = iter(values())
-    for faults, turns in lives:
-        faulty(bench, faults)
-        live(bench, loaded, coming, turns=turns)
-    bench.cluster._faults.clear()
-
-    live(bench, loaded, coming, turns=250)
+    coming = iter(values(RECORDS))
+    live_through(bench, loaded, coming, lives, turns=250)
 
     assert loaded.current is not None
-    assert told(bench) == offline(values(), loaded.current.detector)
+    assert told(bench) == offline(values(RECORDS), loaded.current.detector)
     assert bench.committed == RECORDS
 
 
 def test_suppressed_records_are_counted_with_their_rule_and_the_next_alert_tells_them(loaded: Models) -> None:
     assert loaded.current is not None
     bench = bench_of(loaded)
-    bench.produce(*values())
+    bench.produce(*values(RECORDS))
 
     live(bench, loaded, iter([]), turns=40)
 
-    said = offline(values(), loaded.current.detector)
+    said = offline(values(RECORDS), loaded.current.detector)
     suppressed = sum(verdict == "suppressed" for verdict, _ in said.values())
     assert bench.count("records_suppressed_total", reason="quiet_card") == suppressed
     assert sum(bench.outcomes().values()) == RECORDS
@@ -153,14 +124,14 @@ def test_suppressed_records_are_counted_with_their_rule_and_the_next_alert_tells
 def test_what_a_new_owner_begins_with_needs_no_old_input(loaded: Models) -> None:
     assert loaded.current is not None
     bench = bench_of(loaded, max_batch_records=20, state={"rotation_s": 0.5})
-    coming = iter(values())
+    coming = iter(values(RECORDS))
     live(bench, loaded, coming, turns=50)
     bench.cluster.trim("payments", 0, before=bench.committed)
 
     live(bench, loaded, coming, turns=120)
 
     assert bench.committed == RECORDS
-    assert told(bench) == offline(values(), loaded.current.detector)
+    assert told(bench) == offline(values(RECORDS), loaded.current.detector)
 
 
 def test_records_are_judged_again_by_the_version_that_judged_them(tmp_path: Path) -> None:

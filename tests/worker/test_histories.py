@@ -15,7 +15,7 @@ from kafka import errors as kafka_errors
 from detector import Detector, History, ModelDirectory, history_blocks, pack_state
 from tests.payments import HISTORY_STREAM, decoded, message, remembering_detector
 from tests.worker.bench import GROUP, Bench
-from tests.worker.lives import EVICTED, FAULTS, STATE, RememberingBench, faulty, live, remembering_bench
+from tests.worker.lives import EVICTED, FAULTS, STATE, RememberingBench, live_through, remembering_bench
 from worker.models import Models
 
 
@@ -443,12 +443,7 @@ def test_no_fault_and_no_crash_changes_a_bit_of_a_score_with_history(
     )  # fmt: skip
     bench.state_topic = STATE if has_topic else None
     coming = iter(messages(150))
-    for faults, turns in lives:
-        faulty(bench, faults)
-        live(bench, loaded, coming, turns=turns)
-    bench.cluster._faults.clear()
-
-    live(bench, loaded, coming, turns=150)
+    live_through(bench, loaded, coming, lives, turns=150)
 
     assert scores(bench) == offline(messages(150))
     assert bench.committed == 150
