@@ -9,15 +9,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.errors import TrainingDataError
 from detector.normal_scores import NormalScores
-from detector.threshold import Threshold
+from detector.threshold import Threshold, check_followable
 
 SEGMENTS = 50
 """Parts that a window has; it moves on, and the threshold with it, by one of them."""
-
-MOST_RATE = 0.05
-"""Highest promised rate that can be kept: the upper decile has to lie well below the threshold."""
 
 POINTS = 50
 """Order statistics that are kept of a segment."""
@@ -86,11 +82,7 @@ class OnlineThreshold:
         Raises:
             TrainingDataError: The promised rate is too high to tell body from tail.
         """
-        if threshold.rate > MOST_RATE:
-            raise TrainingDataError(
-                f"an online threshold keeps a rate of at most {MOST_RATE}, and this one promises {threshold.rate:.3g} "
-                f'({threshold.stated}): state a lower one, or mode = "fixed"'
-            )
+        check_followable(threshold.rate, threshold.stated)
         shares = np.stack([_shares(segment) for segment in range(SEGMENTS)]) * (1 - threshold.rate)
         body = normal.quantiles(shares).astype(np.float32)
         return cls(threshold.value, threshold.rate, max(window // SEGMENTS, 1), body)

@@ -19,6 +19,9 @@ from detector.stream import ThresholdSetting
 DEFAULT_RATE = 1e-3
 """False-alarm rate where a stream definition states none."""
 
+MOST_FOLLOWED_RATE = 0.05
+"""Highest promised rate of a threshold that follows drift."""
+
 LEAST_EXPECTED = 0.1
 """Scores beyond the threshold that must be expected of the sample: no tail can be told that much further out."""
 
@@ -195,6 +198,19 @@ def _intervals_of_tails(
     return (min(end(1), value), max(end(-1), value)), (rate / own, min(rate * own, 1.0))
 
 
+def check_followable(rate: float, stated: str) -> None:
+    """See that a threshold of a rate can follow drift: the upper decile of scores has to lie well below it.
+
+    Raises:
+        TrainingDataError: The rate is too high.
+    """
+    if rate > MOST_FOLLOWED_RATE:
+        raise TrainingDataError(
+            f"an online threshold keeps a rate of at most {MOST_FOLLOWED_RATE}, and this one promises {rate:.3g} "
+            f'({stated}): state a lower one, or mode = "fixed"'
+        )
+
+
 def check_resolvable(n: int, setting: ThresholdSetting, records_per_day: float | None) -> tuple[float, str]:
     """Return the false-alarm rate that a setting means and how it was stated, if n held-out scores can tell it.
 
@@ -204,9 +220,12 @@ def check_resolvable(n: int, setting: ThresholdSetting, records_per_day: float |
         records_per_day: As of `fit_threshold`.
 
     Raises:
-        TrainingDataError: n is too small for the rate, or a budget has no event rate.
+        TrainingDataError: n is too small for the rate, it is too high to follow drift where it should, or a budget has
+            no event rate.
     """
     rate, stated = _wanted_rate(setting, n, records_per_day)
+    if setting.mode == "online":
+        check_followable(rate, stated)
     if n * rate < LEAST_EXPECTED * (1 - 1e-9):
         raise TrainingDataError(
             f"{n} calibration scores cannot tell a false-alarm rate of {rate:.3g} ({stated}): {n * rate:.2g} of them "

@@ -279,7 +279,8 @@ class Worker:
             return True
         if _fingerprint(model.detector) in (None, _fingerprint(current.detector)):
             begins = model.detector.remembers and not current.detector.remembers
-            if begins and self._held:
+            # What held batches would take back is the state of alerts of the version that judged them.
+            if self._held and (begins or model.detector.alerting.remembers):
                 return False
             histories = self._take_over(self._histories_of(model, True))
             if begins:

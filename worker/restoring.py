@@ -230,17 +230,19 @@ class PartitionHistory:
         if first >= target:
             return target
         newest_ms = self._newest_timestamp_ms(first, target)
-        starts = []
+        start = target
         if self.history is not None:
-            starts.append(self._offset_before(newest_ms, self._warm_up_s, first, target))
+            start = self._offset_before(newest_ms, self._warm_up_s, first, target)
         if self._judges:
-            alerting, rule = self._detector.stream, self._detector.stream.entity_rule
-            if alerting.threshold.mode == "online":
-                starts.append(max(first, target - alerting.threshold.window))
+            stream, rule = self._detector.stream, self._detector.stream.entity_rule
+            judged_from = target
+            if stream.threshold.mode == "online":
+                judged_from = max(first, target - stream.threshold.window)
             if rule is not None:
-                starts.append(self._offset_before(newest_ms, rule.longest_us / 1e6, first, target))
-            self.alerts.judged_from = min(starts[1:] if self.history is not None else starts)
-        return min(starts)
+                judged_from = min(judged_from, self._offset_before(newest_ms, rule.longest_us / 1e6, first, target))
+            self.alerts.judged_from = judged_from
+            start = min(start, judged_from)
+        return start
 
     def _offset_before(self, newest_ms: int | None, span_s: float, first: int, target: int) -> int:
         """The first offset of the last `span_s` seconds before the newest message; `first` where no time is known."""

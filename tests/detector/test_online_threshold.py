@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detector import NormalScores, TrainingDataError, fit_threshold
+from detector import NormalScores, TrainingDataError, check_resolvable, fit_threshold
 from detector.online_threshold import SEGMENTS, OnlineThreshold
 from detector.stream import ThresholdSetting
 
@@ -139,3 +139,8 @@ def test_a_window_is_bounded_whatever_comes() -> None:
 def test_a_rate_that_leaves_no_body_below_is_refused_with_what_to_do() -> None:
     with pytest.raises(TrainingDataError, match=r'at most 0\.05.*0\.1.*mode = "fixed"'):
         policy(rate=0.1)
+
+
+def test_such_a_rate_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(TrainingDataError, match='mode = "fixed"'):
+        check_resolvable(10_000, ThresholdSetting(false_alarm_rate=0.1, mode="online"), None)
