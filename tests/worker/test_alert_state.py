@@ -168,3 +168,25 @@ def test_records_are_judged_again_by_the_version_that_judged_them(tmp_path: Path
 
 def _raised(detector: Detector) -> Threshold:
     return replace(detector.threshold, value=1e9)
+
+
+def test_another_version_waits_until_no_batch_is_held_that_could_take_alerts_back(loaded: Models) -> None:
+    assert loaded.current is not None
+    bench = bench_of(loaded, max_batch_records=5, poison={"max_consecutive": 10, "max_ratio": 1})
+    bench.produce(*values(6), *[b"poison"] * 4)  # a batch that ends in a long run of dead letters is held
+    worker = bench.worker(turns=1, models=loaded)
+    answers: list[bool] = []
+    finish = worker._finish_held
+
+    def ask_and_finish() -> None:
+        answers.append(bool(worker._held) and worker._remembers_enough(loaded.current))  # type: ignore[arg-type]
+        finish()
+
+    worker._finish_held = ask_and_finish  # type: ignore[method-assign]
+    bench.stop.turns = 12
+    worker.run()
+    bench.source.close()
+
+    assert bench.committed == 10
+    assert answers
+    assert not any(answers)
