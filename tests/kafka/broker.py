@@ -15,11 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from transport import BrokerUnavailable, KafkaSettings, create_topics, missing_topics
+from transport import BrokerUnavailable, ConfigurationRefused, KafkaSettings, create_topics, missing_topics
 
 POM = Path(__file__).with_name("pom.xml")
 
 _START_TIMEOUT_S = 60.0
+_FENCED_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 30.0
 _MAVEN_TIMEOUT_S = 600.0
 
@@ -174,9 +175,17 @@ class KafkaBroker:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:]) if self._log.exists() else ""
 
     def create_topic(self, name: str, partitions: int = 1, configuration: dict[str, str] | None = None) -> str:
-        """Create a topic and return its name."""
-        create_topics(self.settings, {name: partitions}, configuration=configuration)
-        return name
+        """Create a topic and return its name; a broker that stood still is fenced for a moment, and waited for."""
+        deadline = time.monotonic() + _FENCED_TIMEOUT_S
+        while True:
+            try:
+                create_topics(self.settings, {name: partitions}, configuration=configuration)
+            except ConfigurationRefused as error:
+                if "fenced" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return name
 
     def __enter__(self) -> Self:
         return self.start()
