@@ -28,6 +28,7 @@ class Stream:
         outputs: tuple[str, ...] = ("alerts", "dlq", "scores"),
     ) -> None:  # fmt: skip
         self.broker, self.name, self.models, self.directory = broker, name, models, directory
+        self.published = 0
         self.create(name, partitions)
         for output in outputs:
             self.create(f"{name}.{output}")
@@ -45,6 +46,7 @@ class Stream:
             [OutgoingMessage(self.name, one, value, headers) for one, value in zip(keys, values, strict=True)]
         )
         publisher.close()
+        self.published += len(values)
 
     def worker(self, name: str = "worker", **settings: Any) -> WorkerProcess:
         """A worker on the stream."""
@@ -87,6 +89,10 @@ class Stream:
     def _values(self, output: str) -> Iterator[bytes | None]:
         for batch in read_topic(self.broker.settings, f"{self.name}.{output}", timeout_s=20):
             yield from batch.values
+
+    def is_committed_to_the_end(self) -> bool:
+        """Whether the group has committed all that was published here."""
+        return self.committed() == self.published
 
     def committed(self) -> int:
         """Sum of the group's committed offsets."""
