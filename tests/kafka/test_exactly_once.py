@@ -32,8 +32,8 @@ def worker(stream: Stream, name: str, **settings: object) -> WorkerProcess:
 def test_kills_in_the_middle_of_transactions_repeat_nothing(stream: Stream) -> None:
     published = 0
     for _ in range(3):
-        stream.publish(payments(4000, every=4, start=published))
-        published += 4000
+        stream.publish(payments(1500, every=4, start=published))
+        published += 1500
         with worker(stream, "victim", commit_interval_s=1, max_batch_records=100) as victim:
             victim.wait_until(lambda w: w.total("offbeat_loop_seconds_total", state="process") > 0.2, "some work")
             victim.kill()
@@ -48,7 +48,7 @@ def test_kills_in_the_middle_of_transactions_repeat_nothing(stream: Stream) -> N
 def test_a_worker_that_wakes_after_its_partitions_moved_adds_nothing(stream: Stream) -> None:
     with worker(stream, "zombie", commit_interval_s=2, max_batch_records=50) as zombie:
         zombie.wait_until_ready()
-        stream.publish(payments(3000, every=5))
+        stream.publish(payments(2000, every=5))
         zombie.wait_until(lambda w: w.total("offbeat_loop_seconds_total", state="process") > 0.1, "some work")
         os.kill(zombie.process.pid, signal.SIGSTOP)
         try:
@@ -56,7 +56,7 @@ def test_a_worker_that_wakes_after_its_partitions_moved_adds_nothing(stream: Str
                 heir.wait_until(lambda _: stream.is_committed_to_the_end(), "commit of all records")
                 os.kill(zombie.process.pid, signal.SIGCONT)
                 zombie.wait_until(lambda w: w.get("/livez")[0] == 200, "life")
-                stream.publish(payments(1000, every=5, start=3000))
+                stream.publish(payments(500, every=5, start=2000))
                 heir.wait_until(lambda _: stream.is_committed_to_the_end(), "commit of the other records")
                 assert heir.stop() == 0
         finally:
@@ -65,14 +65,14 @@ def test_a_worker_that_wakes_after_its_partitions_moved_adds_nothing(stream: Str
         assert zombie.total("offbeat_records_unaccounted") == 0
         assert zombie.stop() == 0
 
-    assert_each_once(stream, 4000)
+    assert_each_once(stream, 2500)
 
 
 def test_workers_that_join_and_leave_under_load_repeat_nothing(stream: Stream) -> None:
     with worker(stream, "one", max_batch_records=50) as one:
         one.wait_until_ready()
         for turn in range(3):
-            stream.publish(payments(2000, every=5, start=2000 * turn))
+            stream.publish(payments(1000, every=5, start=1000 * turn))
             with worker(stream, f"guest-{turn}", max_batch_records=50) as guest:
                 guest.wait_until(lambda w: len(w.status()["assignment"]) == 1, "a partition")
                 stream.publish(payments(500, every=5, start=10_000 + 500 * turn))
@@ -81,7 +81,7 @@ def test_workers_that_join_and_leave_under_load_repeat_nothing(stream: Stream) -
         returned = one.total("offbeat_records_returned_total")
         assert one.stop() == 0
 
-    assert_each_once(stream, 7500)
+    assert_each_once(stream, 4500)
     assert returned == 0, "partitions were given up without a commit"
 
 
@@ -90,17 +90,17 @@ def test_a_broker_that_restarts_in_the_middle_of_transactions_repeats_nothing(
 ) -> None:
     with worker(stream, "worker", max_batch_records=50, commit_timeout_s=1, publish_timeout_s=3) as one:
         one.wait_until_ready()
-        stream.publish(payments(3000, every=5))
+        stream.publish(payments(2000, every=5))
         one.wait_until_accounted(300)
         broker.kill()
         assert one.get("/livez")[0] == 200
         broker.start()
-        stream.publish(payments(1000, every=5, start=3000))
+        stream.publish(payments(500, every=5, start=2000))
         one.wait_until(lambda _: stream.is_committed_to_the_end(), "commit of all records", timeout_s=180)
         assert one.total("offbeat_records_unaccounted") == 0
         assert one.stop() == 0
 
-    assert_each_once(stream, 4000)
+    assert_each_once(stream, 2500)
 
 
 def test_a_broker_that_freezes_leaves_no_transaction_in_doubt(stream: Stream, broker: KafkaBroker) -> None:
@@ -108,7 +108,7 @@ def test_a_broker_that_freezes_leaves_no_transaction_in_doubt(stream: Stream, br
         stream, "worker", max_batch_records=20, commit_interval_s=0, commit_timeout_s=0.5, publish_timeout_s=2
     ) as one:
         one.wait_until_ready()
-        stream.publish(payments(3000, every=5))
+        stream.publish(payments(2000, every=5))
         for _ in range(4):
             time.sleep(0.3)
             broker.freeze()
@@ -118,7 +118,7 @@ def test_a_broker_that_freezes_leaves_no_transaction_in_doubt(stream: Stream, br
         assert one.total("offbeat_records_unaccounted") == 0
         assert one.stop() == 0
 
-    assert_each_once(stream, 3000)
+    assert_each_once(stream, 2000)
 
 
 def test_ending_a_transaction_waits_no_longer_than_it_may(broker: KafkaBroker, name: str) -> None:
