@@ -550,7 +550,7 @@ class FakeKafkaProducer:
     ) -> None:
         self._question("send_offsets", timeout_s)
         assert self._transaction is not None
-        if group.member.evicted or group.member.closed:
+        if group.member.evicted or group.member not in self.cluster._groups[group.group_id].members:
             raise kafka_errors.CommitFailedError("metadata mismatch: UnknownMemberIdError")
         self._transaction.offsets.update(offsets)
         self._transaction.group = group.group_id

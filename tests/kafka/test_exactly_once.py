@@ -74,6 +74,7 @@ def test_workers_that_join_and_leave_under_load_repeat_nothing(stream: Stream) -
         for turn in range(3):
             stream.publish(payments(1000, every=5, start=1000 * turn))
             with worker(stream, f"guest-{turn}", max_batch_records=50) as guest:
+                guest.wait_until_ready()
                 guest.wait_until(lambda w: len(w.status()["assignment"]) == 1, "a partition")
                 stream.publish(payments(500, every=5, start=10_000 + 500 * turn))
                 assert guest.stop() == 0
