@@ -105,6 +105,11 @@ class SourceSettings(BaseModel):
         description="Where a group without any committed offset for a topic starts. Partitions added later always "
         "start at their beginning.",
     )
+    on_offset_out_of_range: Literal["stop", "earliest", "latest"] = Field(
+        "stop",
+        description="What to do at an offset that the broker does not have (any more): stop, or go on with the "
+        "earliest or the latest that it has, counted.",
+    )
     isolation_level: Literal["read_committed", "read_uncommitted"] = Field(
         "read_committed", description="Whether messages of aborted and unfinished transactions are left out."
     )

@@ -77,6 +77,7 @@ class Worker:
         self._held: list[tuple[Batch, Outcomes, Applied]] = []
         self._newest_ms: dict[Partition, int] = {}  # of the last batch with records of that partition
         self._rebalances = source.rebalances
+        self._skipped = dict(source.skipped)
         self._commit_due_s = clock.monotonic_s()
         self._commit_failed = False
 
@@ -200,6 +201,8 @@ class Worker:
         self._metrics.broker_silence.set(self._source.last_answer_age_s)
         self._metrics.rebalanced(self._rebalances, self._source.rebalances)
         self._rebalances = self._source.rebalances
+        self._metrics.passed_over(self._skipped, self._source.skipped)
+        self._skipped = dict(self._source.skipped)
         if batch is not None:  # before it is processed, so that a failure still shows the lag
             for index, partition in enumerate(batch.partitions):
                 newest_ms = batch.timestamps_ms[batch.partition_index == index].max(initial=-1)

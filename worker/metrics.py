@@ -142,6 +142,11 @@ class WorkerMetrics:
             ["topic"],
         )
         self.assigned = self._gauge("assigned_partitions", "Partitions that this worker owns.")
+        self.skipped = self._counter(
+            "offsets_skipped_total",
+            "Offsets passed over unread because the broker no longer had the one to go on from.",
+            ["topic"],
+        )
         self.rebalances = self._counter("rebalances_total", "Times partitions came or went.", ["type"])
         self.commits = self._counter("commits_total", "Attempts to commit, by result.", ["result"])
         self.publish_failures = self._counter(
@@ -229,6 +234,11 @@ class WorkerMetrics:
         """Add what came and went between two looks."""
         for kind in REBALANCES:
             self.rebalances.labels(kind).inc(getattr(now, kind) - getattr(before, kind))
+
+    def passed_over(self, before: Mapping[str, int], now: Mapping[str, int]) -> None:
+        """Add the offsets that were skipped between two looks."""
+        for topic, count in now.items():
+            self.skipped.labels(topic).inc(count - before.get(topic, 0))
 
     def _show_zeros(self) -> None:
         """Make every member of a closed set visible before it happens."""

@@ -144,6 +144,11 @@ class WorkerSettings(BaseModel):
         "earliest",
         description="Where a group without a committed offset begins; partitions added later begin at their start.",
     )
+    on_offset_out_of_range: Literal["stop", "earliest", "latest"] = Field(
+        "stop",
+        description="What to do where the broker no longer has the offset to go on from: stop with exit code 1, or go "
+        "on with the earliest or latest that it has; what is skipped is logged and counted.",
+    )
     models: Path = Field(
         Path("models"), description="Directory of all detectors, as `offbeat train --models` writes it."
     )
