@@ -183,6 +183,11 @@ class PublisherSettings(BaseModel):
         1_000_000,
         description="Largest message, uncompressed; keep it at or below the max.message.bytes of the topics.",
     )
+    max_unacknowledged_bytes: PositiveInt = Field(
+        32 * 2**20,
+        description="Send no more before some of it is acknowledged; bounds memory while the broker is slow. A larger "
+        "message goes alone.",
+    )
     compression: Compression = Field("lz4", description="How messages are compressed on the wire.")
     linger_s: float = Field(
         0.0, ge=0.0, le=1.0, description="Wait this long for more messages to send together; adds to every latency."

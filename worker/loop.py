@@ -203,6 +203,7 @@ class Worker:
         self._rebalances = self._source.rebalances
         self._metrics.passed_over(self._skipped, self._source.skipped)
         self._skipped = dict(self._source.skipped)
+        self._metrics.batch_bytes.set(0 if batch is None else batch.size_bytes)
         if batch is not None:  # before it is processed, so that a failure still shows the lag
             for index, partition in enumerate(batch.partitions):
                 newest_ms = batch.timestamps_ms[batch.partition_index == index].max(initial=-1)
@@ -217,6 +218,10 @@ class Worker:
         is_full = len(self._held) > self._settings.poison.max_consecutive
         if is_full or not self._poison.is_suspicious(self._settings.poison):
             self._finish_held()
+        else:  # its messages are acknowledged: to finish it or give it back their places are enough
+            batch.drop_contents()
+            outcomes.messages.clear()
+        self._metrics.held_records.set(sum(len(held) for held, _, _ in self._held))
         self._status.tick()
         self._status.retry_attempts, self._status.retrying_since_s = 0, None
         self._status.state = "running"
@@ -239,6 +244,7 @@ class Worker:
             if self._histories is not None:
                 self._histories.take_back(applied, former)
         self._held = []
+        self._metrics.held_records.set(0)
         self._poison = self._poison_done
         if isinstance(error, PublishFailed):
             self._metrics.publish_failures.inc()

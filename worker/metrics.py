@@ -120,6 +120,16 @@ class WorkerMetrics:
         self.drift_records = self._gauge("drift_window_records", "Records that drift is measured over.")
         self.drift_span = self._gauge("drift_window_seconds", "Time that those records cover.")
 
+        self.batch_bytes = self._gauge(
+            "batch_bytes", "Bytes of keys and values in what the last poll gave, 0 where it gave nothing."
+        )
+        self.unacknowledged_bytes = self._gauge(
+            "unacknowledged_bytes", "Bytes that were sent to the broker and are not acknowledged yet."
+        )
+        self.held_records = self._gauge(
+            "held_records",
+            "Records of a long run of dead letters: acknowledged, and counted and committed with the next good record.",
+        )
         self.batch_records = self._histogram("batch_records", "Records in a finished batch.", _RECORDS)
         self.batch_duration = self._histogram(
             "batch_duration_seconds", "Time from a batch's poll to the acknowledgement of all its outcomes.", _SECONDS

@@ -37,6 +37,7 @@ from worker.metrics import WorkerMetrics
 from worker.models import Model, Models
 from worker.settings import WorkerSettings
 from worker.status import Status
+from worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,10 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
         parts.callback(health.close)
         logger.info("metrics and health are served. address=%s", health.address)
 
+        watchdog = Watchdog(status)
+        watchdog.start()
+        parts.callback(watchdog.close)
+
         model = wait_for_model(models, settings, status=status, stop=stop, clock=clock)
         if model is None:
             return  # asked to stop before there was anything to do
@@ -87,6 +92,7 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
         parts.callback(source.close)
         publisher = KafkaPublisher(settings.kafka, publisher_settings(settings))
         parts.callback(publisher.close)
+        metrics.unacknowledged_bytes.set_function(lambda: publisher.unacknowledged_bytes)
         worker = Worker(
             source=source,
             publisher=publisher,

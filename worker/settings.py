@@ -173,6 +173,17 @@ class WorkerSettings(BaseModel):
         ge=1024,
         description="Most bytes fetched for one batch; bounds memory where records are large.",
     )
+    fetch_max_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        description="Most bytes, as compressed, that one fetch brings from one broker ahead of the batch in hand; a "
+        "larger message comes all the same.",
+    )
+    max_unacknowledged_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1024,
+        description="Most bytes sent and not acknowledged yet; bounds memory where alerts are many or the broker slow.",
+    )
     poll_timeout_s: PositiveSeconds = Field(
         0.5, le=60, description="How long an idle poll waits; also how long SIGTERM may go unseen."
     )
