@@ -62,6 +62,8 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
     GCCollector(registry=registry)
     metrics = WorkerMetrics(registry)
     metrics.build.labels(worker_version()).set(1)
+    for topic in settings.input_topics:
+        metrics.skipped.labels(topic)
     status = Status(clock, stall_limit_s=settings.max_poll_interval_s, silence_limit_s=settings.http.silence_limit_s)
     models = Models(settings.models, settings.detector, clock=clock, metrics=metrics)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,9 @@ from transport import KafkaPublisher, OutgoingMessage, PublisherSettings, create
 MIB = 2**20
 
 BOUNDS: dict[str, Any] = {
-    "max_batch_bytes": 4 * MIB,
-    "fetch_max_bytes": 4 * MIB,
-    "max_unacknowledged_bytes": 2 * MIB,
+    "max_batch_bytes": 2 * MIB,
+    "fetch_max_bytes": 2 * MIB,
+    "max_unacknowledged_bytes": MIB,
     "publish_timeout_s": 3,
     "retry_max_s": 0.5,
 }
@@ -58,6 +62,14 @@ def large_odd_message(number: int, size: int) -> bytes:
     return message(number, amount=250_000.0, shop__kind=random.Random(number).randbytes(size // 2).hex())
 
 
+@contextmanager
+def stopped(worker: WorkerProcess) -> Iterator[None]:
+    """Let the worker stand still, so that what is published meanwhile waits for it."""
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    yield
+    os.kill(worker.process.pid, signal.SIGCONT)
+
+
 def drain_on_and_off(worker: WorkerProcess, broker: KafkaBroker, records: int) -> dict[str, float]:
     """Let a worker finish on a broker that hangs again and again; return the most that each gauge showed."""
     most = dict.fromkeys(("offbeat_batch_bytes", "offbeat_unacknowledged_bytes"), 0.0)
@@ -65,17 +77,21 @@ def drain_on_and_off(worker: WorkerProcess, broker: KafkaBroker, records: int) -
     while worker.outcomes().total() < records:
         assert time.monotonic() < deadline, worker.process.last_words()
         assert worker.process.exit_code is None, worker.process.last_words()
-        time.sleep(0.3)
-        broker.freeze()
-        for _ in range(3):
-            time.sleep(0.2)
-            most = {gauge: max(value, worker.total(gauge)) for gauge, value in most.items()}
+        for act in (broker.freeze, broker.thaw):
+            act()
+            for _ in range(4):
+                time.sleep(0.1)
+                samples = worker.samples()
+                most = {gauge: max(most[gauge], _value(samples, gauge)) for gauge in most}
         assert worker.get("/livez")[0] == 200
-        broker.thaw()
-        time.sleep(0.3)
     return most
 
 
+def _value(samples: Mapping[tuple[str, Mapping[str, str]], float], gauge: str) -> float:
+    return sum(value for (name, _), value in samples.items() if name == gauge)
+
+
+@pytest.mark.timeout(600)
 def test_memory_is_bounded_where_every_record_alerts_and_the_broker_hangs_again_and_again(
     stream: LargeStream, broker: KafkaBroker
 ) -> None:
@@ -83,21 +99,23 @@ def test_memory_is_bounded_where_every_record_alerts_and_the_broker_hangs_again_
     with stream.worker(**BOUNDS) as worker:
         worker.wait_until_accounted(1)
         idle = worker.peak_memory_bytes()
-        # 80 MB of alerts, in batches of 4 MiB.
-        stream.publish_large([large_odd_message(n, 20_000) for n in range(4000)], at_once=500)
+        with stopped(worker):  # 40 MB of alerts
+            stream.publish_large([large_odd_message(n, 40_000) for n in range(1000)], at_once=200)
 
-        most = drain_on_and_off(worker, broker, 4001)
+        most = drain_on_and_off(worker, broker, 1001)
 
         peak = worker.peak_memory_bytes()
-        assert worker.outcomes() == {"normal": 1, "alert": 4000, "suppressed": 0, "dead_letter": 0}
+        assert worker.outcomes() == {"normal": 1, "alert": 1000, "suppressed": 0, "dead_letter": 0}
         assert worker.stop() == 0
 
-    assert 0 < most["offbeat_unacknowledged_bytes"] <= 2 * MIB
-    assert 0 < most["offbeat_batch_bytes"] <= 8 * MIB
-    assert peak - idle < ALLOWANCE_BYTES, f"{(peak - idle) / MIB:.0f} MiB more than idle"
-    assert len({alert["alert_id"] for alert in stream.alerts()}) == 4000
+    assert 0 < most["offbeat_unacknowledged_bytes"] <= MIB
+    assert 0 < most["offbeat_batch_bytes"] <= 4 * MIB
+    print(f"{(peak - idle) / MIB:.0f} MiB more than idle ({idle / MIB:.0f} MiB)")
+    assert peak - idle < ALLOWANCE_BYTES
+    assert len({alert["alert_id"] for alert in stream.alerts()}) == 1000
 
 
+@pytest.mark.timeout(600)
 def test_memory_is_bounded_where_records_of_20_mb_become_dead_letters_and_the_broker_hangs_again_and_again(
     stream: LargeStream, broker: KafkaBroker
 ) -> None:
@@ -105,10 +123,10 @@ def test_memory_is_bounded_where_records_of_20_mb_become_dead_letters_and_the_br
     with stream.worker(**BOUNDS) as worker:
         worker.wait_until_accounted(1)
         idle = worker.peak_memory_bytes()
-        # 400 MB, of which a run of ten and more is held until the good record at the end.
-        for n in range(20):
-            stream.publish_large([message(n, note=random.Random(n).randbytes(10 * MIB).hex())], at_once=1)
-        stream.publish_large([message(2)], at_once=1)
+        with stopped(worker):  # 400 MB, all of which is held from the tenth record on until the good one at the end
+            for n in range(20):
+                stream.publish_large([message(n, note=random.Random(n).randbytes(10 * MIB).hex())], at_once=1)
+            stream.publish_large([message(2)], at_once=1)
 
         most = drain_on_and_off(worker, broker, 22)
 
@@ -117,7 +135,8 @@ def test_memory_is_bounded_where_records_of_20_mb_become_dead_letters_and_the_br
         assert worker.stop() == 0
 
     assert 20 * MIB < most["offbeat_batch_bytes"] < 21 * MIB
-    assert peak - idle < ALLOWANCE_BYTES, f"{(peak - idle) / MIB:.0f} MiB more than idle"
+    print(f"{(peak - idle) / MIB:.0f} MiB more than idle ({idle / MIB:.0f} MiB)")
+    assert peak - idle < ALLOWANCE_BYTES
     letters = stream.dead_letters()
     assert {headers["dlq.reason"] for _, headers in letters} == {b"too_large"}
     assert all(int(headers["dlq.original.size"]) > 20 * MIB for _, headers in letters)
@@ -143,11 +162,12 @@ def test_a_wedged_loop_is_seen_by_livez_and_where_it_stands_is_in_the_log(stream
     with stream.worker(command=("-c", SABOTAGED), **limits) as worker:
         worker.wait_until(lambda w: w.get("/livez")[0] == 200, "a beginning")
         worker.wait_until(lambda w: w.get("/livez")[0] == 503, "an answer that the loop is dead")
-        worker.wait_until(lambda w: "where all threads are" in w.log.read_text(), "the stacks")
+        # A slow machine may be told of before: the beginning takes seconds as well.
+        worker.wait_until(lambda w: "in stuck_for_ever" in w.log.read_text(), "the stacks")
         said = worker.get("/livez")[1]
         log = worker.log.read_text()
         worker.kill()
 
     assert "the loop has not moved for" in said
-    assert "in stuck_for_ever" in log
+    assert "where all threads are" in log
     assert "thread MainThread:" in log
