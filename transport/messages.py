@@ -54,6 +54,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(map(len, filter(None, self.values))) + sum(map(len, filter(None, self.keys)))
+
+    def drop_contents(self) -> None:
+        """Let go of keys, values and headers, where only the places of the messages are still needed."""
+        self.keys[:] = [None] * len(self)
+        self.values[:] = [None] * len(self)
+        self.headers[:] = [()] * len(self)
+
     def first_offsets(self) -> dict[Partition, int]:
         """Return each partition's first offset in this batch."""
         return {

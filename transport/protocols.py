@@ -116,6 +116,10 @@ class Source(Protocol):
     def rebalances(self) -> RebalanceCounts:
         """How often partitions came and went."""
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many offsets were passed over unread, by topic: only where `on_offset_out_of_range` says so."""
+
     def close(self) -> None:
         """Commit what is done (unless `commit_on_release` is off) and leave the group, each in bounded time.
 

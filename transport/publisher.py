@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,7 +45,8 @@ class KafkaPublisher:
 
     Making it needs no broker; `publish` connects. A producer that failed is thrown away, with all that it still
     held, and the next `publish` begins with a new one: messages of a failed call never arrive after messages of
-    a later one.
+    a later one. It never holds more than `max_unacknowledged_bytes` that were sent and not acknowledged, unless a
+    single message is larger; `unacknowledged_bytes`, how many these are, may be read from any thread.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class KafkaPublisher:
         self._connection = Connection(clock)
         self._producer: Any = None
         self._closed = False
+        self.unacknowledged_bytes = 0
 
     def publish(self, messages: Sequence[OutgoingMessage]) -> None:
         """See `Publisher.publish`."""
@@ -69,26 +72,31 @@ class KafkaPublisher:
             return
         if self._closed:
             raise ValueError("the publisher is closed: make a new one to go on publishing")
-        self._check(messages)
+        sizes = self._check(messages)
         deadline = self._clock() + self._settings.publish_timeout_s
         topic = messages[0].topic
         knows_partitions_afresh = self._producer is None
         try:
             producer = self._connected(deadline)
-            acknowledgements = []
-            for message in messages:
+            waiting: deque[tuple[str, int, Any]] = deque()  # topic, size and acknowledgement
+            for message, size_bytes in zip(messages, sizes, strict=True):
+                # The producer itself keeps all that it is given, however much that is.
+                while waiting and self.unacknowledged_bytes + size_bytes > self._settings.max_unacknowledged_bytes:
+                    topic = waiting[0][0]
+                    self._await_oldest(waiting, deadline)
                 topic = message.topic
                 # Sending waits for nothing but what is known about the topic.
                 producer.config["max_block_ms"] = milliseconds(self._remaining_s(deadline))
                 try:
-                    acknowledgements.append(producer.send(**_arguments(message)))
+                    waiting.append((topic, size_bytes, producer.send(**_arguments(message))))
+                    self.unacknowledged_bytes += size_bytes
                 except ValueError as error:
                     if message.partition is None:
                         raise
                     raise self._no_such_partition(message, retriable=not knows_partitions_afresh) from error
-            for message, acknowledgement in zip(messages, acknowledgements, strict=True):
-                topic = message.topic
-                acknowledgement.get(timeout=self._remaining_s(deadline))
+            while waiting:
+                topic = waiting[0][0]
+                self._await_oldest(waiting, deadline)
         except KafkaError as error:
             failure = self._failure(error, topic)
             self._drop()
@@ -97,18 +105,25 @@ class KafkaPublisher:
             self._drop()
             raise
 
+    def _await_oldest(self, waiting: deque[tuple[str, int, Any]], deadline: float) -> None:
+        """Wait for the acknowledgement of the message that was sent first."""
+        _, size_bytes, acknowledgement = waiting[0]
+        acknowledgement.get(timeout=self._remaining_s(deadline))
+        waiting.popleft()
+        self.unacknowledged_bytes -= size_bytes
+
     def close(self) -> None:
         """See `Publisher.close`."""
         self._closed = True
         self._drop()
 
-    def _check(self, messages: Sequence[OutgoingMessage]) -> None:
+    def _check(self, messages: Sequence[OutgoingMessage]) -> list[int]:
+        """The messages' sizes, all of which are right."""
         limit = self._settings.max_message_bytes
+        sizes = [message.size_bytes for message in messages]
         for index, message in enumerate(messages):
-            if message.size_bytes > limit:
-                raise MessageTooLarge(
-                    index=index, topic=message.topic, size_bytes=message.size_bytes, limit_bytes=limit
-                )
+            if sizes[index] > limit:
+                raise MessageTooLarge(index=index, topic=message.topic, size_bytes=sizes[index], limit_bytes=limit)
             if message.key is None and message.value is None:
                 raise ValueError(f"message {index} for topic {message.topic!r} has neither key nor value: give one")
             if message.partition is not None and message.partition < 0:
@@ -116,6 +131,7 @@ class KafkaPublisher:
                     f"message {index} for topic {message.topic!r} names partition {message.partition}: give a number "
                     f"from 0 on, or None to leave it to the key"
                 )
+        return sizes
 
     def _connected(self, deadline: float) -> Any:
         if self._producer is None:
@@ -195,6 +211,7 @@ class KafkaPublisher:
 
     def _drop(self) -> None:
         producer, self._producer = self._producer, None
+        self.unacknowledged_bytes = 0
         if producer is None:
             return
         # Closing alone would first wait for all that is still on its way, and leave it on its way when it gives up.

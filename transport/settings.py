@@ -105,6 +105,11 @@ class SourceSettings(BaseModel):
         description="Where a group without any committed offset for a topic starts. Partitions added later always "
         "start at their beginning.",
     )
+    on_offset_out_of_range: Literal["stop", "earliest", "latest"] = Field(
+        "stop",
+        description="What to do at an offset that the broker does not have (any more): stop, or go on with the "
+        "earliest or the latest that it has, counted.",
+    )
     isolation_level: Literal["read_committed", "read_uncommitted"] = Field(
         "read_committed", description="Whether messages of aborted and unfinished transactions are left out."
     )
@@ -185,6 +190,11 @@ class PublisherSettings(BaseModel):
     max_message_bytes: PositiveInt = Field(
         1_000_000,
         description="Largest message, uncompressed; keep it at or below the max.message.bytes of the topics.",
+    )
+    max_unacknowledged_bytes: PositiveInt = Field(
+        32 * 2**20,
+        description="Send no more before some of it is acknowledged; bounds memory while the broker is slow. A larger "
+        "message goes alone.",
     )
     compression: Compression = Field("lz4", description="How messages are compressed on the wire.")
     linger_s: float = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 # Ask for metadata when nothing was answered for so long.
 _SILENCE_S = 3.0
+
+# Why a position does not exist.
+_GONE = "retention has removed records, or the topic is a new one of that name"
+_CUT = "an unclean leader election has removed records"
+_ANEW = "the topic was deleted and created anew"
 
 # Written beside the first offsets of a group that starts at "latest", and kept in its later commits: how many
 # partitions the topic had then. Members that start together cannot see each other's positions, and a partition
@@ -72,6 +78,9 @@ class KafkaSource:
         self._first_partitions: dict[str, int] = {}
         self._max_records = settings.max_batch_records
         self._rebalances = RebalanceCounts()
+        self._skipped: Counter[str] = Counter()
+        self._identities: dict[Partition, tuple[int, str]] = {}  # generation, and identity of its topic then
+        self._invalid: dict[tuple[Partition, int], str] = {}  # positions that do not exist, and why
         self.start_paused = settings.start_paused
         self.before_release: Callable[[], None] | None = None
 
@@ -97,6 +106,9 @@ class KafkaSource:
                 )
                 return None
             raise self._fatal(error) from error
+        if batch is not None and self._invalid:
+            self._read_again(batch)
+            return None
         if batch is not None:
             self._opened(batch)
         return batch
@@ -145,20 +157,100 @@ class KafkaSource:
 
     def _polled(self, deadline: float) -> Batch | None:
         while True:
+            self._leave_invalid()
             remaining_ms = max(0, round((deadline - self._clock()) * 1000))
             try:
-                return columns(self._consumer.poll(timeout_ms=remaining_ms, max_records=self._max_records))
+                batch = columns(self._consumer.poll(timeout_ms=remaining_ms, max_records=self._max_records))
+                self._look_for_new_topics()
+                return batch
             except kafka_errors.NoOffsetForPartitionError as error:
                 # Raised before anything is fetched, so no record of this poll is dropped by starting over.
                 self._start(_partition(partition) for partition in error.args[0])
-                if self._clock() >= deadline:
-                    return None
+            except (kafka_errors.OffsetOutOfRangeError, kafka_errors.LogTruncationError) as error:
+                # The same holds: the client keeps such an error back until what it has read before is given.
+                is_cut = isinstance(error, kafka_errors.LogTruncationError)
+                self._invalid |= dict.fromkeys(_out_of_range(error).items(), _CUT if is_cut else _GONE)
+                self._leave_invalid()
+            if self._clock() >= deadline:
+                return None
 
     def _opened(self, batch: Batch) -> None:
         self._progress.open(batch)
         mean_bytes = sum(len(value) for value in batch.values if value) / len(batch)
         affordable = int(self._settings.max_batch_bytes / max(mean_bytes, 1.0))
         self._max_records = max(1, min(self._settings.max_batch_records, affordable))
+
+    # -- positions that do not hold ------------------------------------------------------------------------------
+
+    def _look_for_new_topics(self) -> None:
+        """Note positions in topics that are others of the same name than when their partitions were assigned."""
+        generations = self._progress.generations()
+        for partition in self._identities.keys() - generations.keys():
+            del self._identities[partition]
+        for partition, generation in generations.items():
+            identity = self._connection.identity_of(partition.topic)
+            if identity is None:  # the topic is gone, or the broker does not say
+                continue
+            known = self._identities.setdefault(partition, (generation, identity))
+            self._identities[partition] = (generation, identity)
+            position = self.position(partition)
+            if known[0] == generation and known[1] != identity and position is not None:
+                self._invalid[partition, position] = _ANEW
+
+    def _read_again(self, batch: Batch) -> None:
+        """Let a batch that nobody was given come again."""
+        for partition, offset in batch.first_offsets().items():
+            if partition in self._progress.owned:
+                self._consumer.seek(_topic_partition(partition), offset)
+
+    def _leave_invalid(self) -> None:
+        """Leave positions that do not exist for those that the setting names; kept until the broker has answered.
+
+        What was done before is never committed: it may be of another log. What follows begins like a partition that
+        was newly assigned, so that whoever remembers something of it begins anew too.
+
+        Raises:
+            OffsetOutOfRange: The setting says to stop.
+            KafkaError: The broker did not say what it holds.
+        """
+        for (partition, offset), cause in list(self._invalid.items()):
+            if partition in self._progress.owned:
+                self._leave(partition, offset, cause)
+            del self._invalid[partition, offset]
+
+    def _leave(self, partition: Partition, offset: int, cause: str) -> None:
+        topic_partition, choice = _topic_partition(partition), self._settings.on_offset_out_of_range
+        timeout_ms = milliseconds(self._settings.commit_timeout_s)
+        try:
+            first = int(self._consumer.beginning_offsets([topic_partition], timeout_ms=timeout_ms)[topic_partition])
+            end = int(self._consumer.end_offsets([topic_partition], timeout_ms=timeout_ms)[topic_partition])
+        except KafkaError as error:
+            if choice == "stop":
+                raise self._out_of_range(partition, offset, cause, f"what it holds is unknown ({error!r})") from error
+            raise
+        if choice == "stop":
+            raise self._out_of_range(partition, offset, cause, f"the broker holds {first} to {end}")
+        target = first if choice == "earliest" else end
+        if cause == _CUT:  # up to there the log is the one that was read
+            offset = target = min(max(offset, first), end)
+        # Of another log no offset was read: what lies before the target is skipped.
+        skipped = target - (offset if cause == _CUT else min(offset, first))
+        self._take([partition])
+        self._consumer.seek(topic_partition, target)
+        self._progress.start(partition, target)
+        self._skipped[partition.topic] += skipped
+        logger.warning(
+            "offset %d does not exist, and the broker holds %d to %d: %s; going on at %d, as on_offset_out_of_range "
+            "says, %d offsets are never read. partition=%s group=%s",
+            offset,
+            first,
+            end,
+            cause,
+            target,
+            skipped,
+            partition,
+            self._settings.group_id,
+        )
 
     # -- where to start ---------------------------------------------------------------------------------------
 
@@ -295,11 +387,14 @@ class KafkaSource:
 
     # -- partitions that come and go: called on the client's own thread, while `poll` or `close` waits ---------
 
-    def _gained(self, partitions: Collection[Partition]) -> None:
+    def _take(self, partitions: Collection[Partition]) -> None:
         self._progress.gain(partitions)
         if self.start_paused:
             # Before the poll that gains them goes on: it fetches nothing of them, nor gives what is left of a fetch.
             self._consumer.pause(*map(_topic_partition, partitions))
+
+    def _gained(self, partitions: Collection[Partition]) -> None:
+        self._take(partitions)
         if partitions:
             self._rebalances = replace(self._rebalances, assigned=self._rebalances.assigned + 1)
 
@@ -402,6 +497,11 @@ class KafkaSource:
         """See `Source.rebalances`."""
         return self._rebalances
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """See `Source.skipped`."""
+        return self._skipped
+
     # -- ends -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -422,30 +522,16 @@ class KafkaSource:
         self._progress.clear()
 
     def _fatal(self, error: KafkaError) -> TransportError:
-        if isinstance(error, kafka_errors.OffsetOutOfRangeError) and error.args:
-            partition, offset = next(iter(error.args[0].items()))
-            return self._out_of_range(_partition(partition), int(offset), "retention or a new topic of that name")
-        if isinstance(error, kafka_errors.LogTruncationError):
-            partition = next(iter(error.divergent_offsets))
-            cut = error.divergent_offsets[partition]
-            return self._out_of_range(
-                _partition(partition), 0 if cut is None else int(cut.offset), "an unclean leader election"
-            )
         return translated(error, f"read {', '.join(self._settings.topics)}")
 
-    def _out_of_range(self, partition: Partition, offset: int, cause: str) -> OffsetOutOfRange:
-        topic_partition = _topic_partition(partition)
-        timeout_ms = milliseconds(self._settings.commit_timeout_s)
-        try:
-            first = self._consumer.beginning_offsets([topic_partition], timeout_ms=timeout_ms)[topic_partition]
-            last = self._consumer.end_offsets([topic_partition], timeout_ms=timeout_ms)[topic_partition]
-            extent = f"the broker holds {first} to {last}"
-        except KafkaError as error:
-            extent = f"what the broker holds could not be learned ({error!r})"
+    def _out_of_range(self, partition: Partition, offset: int, cause: str, extent: str) -> OffsetOutOfRange:
+        # Leaving the group commits what is done: nothing of a topic that may be another one.
+        self._progress.gain([owned for owned in self._progress.owned if owned.topic == partition.topic])
         return OffsetOutOfRange(
-            f"offset {offset} of {partition} does not exist any more, and {extent}: {cause} has removed records that "
-            f"group {self._settings.group_id!r} never read. Nothing is skipped silently: accept the loss by stopping "
-            f"every member and setting the group's offset with kafka-consumer-groups.sh --reset-offsets",
+            f"offset {offset} of {partition} does not exist any more, and {extent}: {cause}, and group "
+            f"{self._settings.group_id!r} may never have read what is gone. Nothing is skipped silently: accept the "
+            f"loss with on_offset_out_of_range = earliest or latest, or stop every member and set the group's offset "
+            f"with kafka-consumer-groups.sh --reset-offsets",
             partition=partition,
             offset=offset,
         )
@@ -472,6 +558,15 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
         self._lost([_partition(partition) for partition in lost])
+
+
+def _out_of_range(error: KafkaError) -> dict[Partition, int]:
+    """The positions that an error says do not exist; of a log that was cut back, where it parts from what was read."""
+    if isinstance(error, kafka_errors.LogTruncationError):
+        cuts = error.divergent_offsets.items()
+        return {_partition(partition): 0 if cut is None else int(cut.offset) for partition, cut in cuts}
+    positions = error.args[0] if error.args else {}
+    return {_partition(partition): int(offset) for partition, offset in positions.items()}
 
 
 def _partition(partition: TopicPartition) -> Partition:

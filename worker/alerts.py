@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from detector import (
 )
 from transport import Batch, OutgoingMessage
 from worker.identity import Identities, SourceMessage, shortened
+from worker.letters import redrive_of
 
 SCHEMA_VERSION = 1
 
@@ -104,6 +106,14 @@ class AlertImage(Struct, frozen=True, kw_only=True):
     largest_error: Annotated[float, Meta(description="Error of a white pixel of the error map, in levels of 0 to 255.")]
     height: Annotated[int, Meta(description="Of both, in pixels.")]
     width: Annotated[int, Meta(description="Of both, in pixels.")]
+
+
+class AlertRedriveOf(Struct, frozen=True, kw_only=True):
+    """Where a redriven record stood when it became a dead letter first."""
+
+    topic: str
+    partition: int
+    offset: int
 
 
 class AlertSuppressed(Struct, frozen=True, kw_only=True):
@@ -193,6 +203,13 @@ class Alert(Struct, frozen=True, kw_only=True):
         Meta(description="Of a record that is an image; null where it is sensitive, or was too large for the topic."),
     ] = None
     image_left_out: Annotated[bool, Meta(description="`image` was too large for the topic.")] = False
+    redrive_of: Annotated[
+        AlertRedriveOf | None,
+        Meta(
+            description="Of a record that was a dead letter and came again by `offbeat dlq redrive`: where it stood "
+            "first. Its `source` is where it stands now. Null for all others."
+        ),
+    ] = None
 
 
 def alerts_of(
@@ -241,6 +258,7 @@ def alerts_of(
             model=model,
             echo=detector.echo(batch.values[int(records.rows[row])] or b""),
             image=_image(explanation.image),
+            redrive_of=_redrive_of(batch.headers[int(records.rows[row])]),
         )
         alerts.append((row, alert))
     return alerts
@@ -292,6 +310,11 @@ def _contributions(explanation: Explanation, top: int) -> tuple[tuple[AlertContr
         )
         for contribution in shown
     ), float(others)
+
+
+def _redrive_of(headers: Sequence[tuple[str, bytes]]) -> AlertRedriveOf | None:
+    first = redrive_of(headers)
+    return None if first is None else AlertRedriveOf(**first._asdict())
 
 
 def _suppressed(before: SuppressedBefore | None, who: Identities) -> AlertSuppressed | None:

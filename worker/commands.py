@@ -1,4 +1,4 @@
-"""The worker's commands: `work`, `config`, `status`; how they are mounted, and what their process ends with."""
+"""The worker's commands: `work`, `config`, `status`, `dlq`; how they are mounted, and what their process ends with."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.table import Table
 from transport import ConfigurationRefused, Forbidden, TransportError
 from worker.clock import Stop, stopping_on_signals
 from worker.configuration import configure, flag_parser
+from worker.dlq_commands import dlq_app
 from worker.errors import EXIT_BUG, EXIT_CLEAN, EXIT_CODES, EXIT_OPERATOR, SettingsRefused, WorkerError
 from worker.logs import log_to
 from worker.settings import WorkerSettings
@@ -30,6 +31,7 @@ _PASS_ALL = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def mount(app: typer.Typer) -> None:
     """Add the worker's commands to `app`."""
+    app.add_typer(dlq_app(), name="dlq")
 
     @app.command(context_settings=_PASS_ALL, add_help_option=False)
     def work(context: typer.Context) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from detector import Reject, RejectReason
 from transport import Batch, OutgoingMessage
+from worker.letters import PREFIX, attempts_of, redrive_of
 
 NON_FINITE_SCORE = "non_finite_score"
 
@@ -31,7 +31,6 @@ STAGES: dict[str, Stage] = {
 }
 """Every reason of a dead letter and the stage that found it. Tombstones are no dead letters."""
 
-_PREFIX = "dlq."
 _MOST_MESSAGE_CHARACTERS = 1000
 
 
@@ -62,12 +61,13 @@ def dead_letter(
 ) -> OutgoingMessage:
     """The dead letter of one message: value, key and headers as they came, `dlq.*` headers added.
 
-    A message that was a dead letter before has its old `dlq.*` headers replaced, and `dlq.attempts` counted up, so that
-    a redrive that fails again can be told from a first failure. What the broker would not take is cut, in this order:
-    the value, the original headers, the key; `dlq.truncated` names what was, `dlq.original.size` the value's bytes.
+    A message that was redriven has its old `dlq.*` headers replaced and `dlq.attempts` counted up, so that a redrive
+    that fails again can be told from a first failure; where it failed first stays, in `dlq.redrive_of`. What the broker
+    would not take is cut, in this order: the value, the original headers, the key; `dlq.truncated` names what was,
+    `dlq.original.size` the value's bytes.
     """
     partition = batch.partitions[int(batch.partition_index[row])]
-    original = [(name, value or b"") for name, value in batch.headers[row] if not name.startswith(_PREFIX)]
+    original = [(name, value or b"") for name, value in batch.headers[row] if not name.startswith(PREFIX)]
     added = {
         "dlq.reason": reason,
         "dlq.error.class": "RecordRejected" if STAGES[reason] != "score" else "ScoreNotFinite",
@@ -78,11 +78,13 @@ def dead_letter(
         "dlq.original.offset": str(int(batch.offsets[row])),
         "dlq.original.timestamp": str(int(batch.timestamps_ms[row])),
         "dlq.consumer.group": origin.consumer_group,
-        "dlq.attempts": str(_attempts(batch.headers[row]) + 1),
+        "dlq.attempts": str(attempts_of(batch.headers[row]) + 1),
         "dlq.worker.version": origin.worker_version,
         "dlq.model.version": origin.model_version or "none",
         "dlq.failed.at": datetime.fromtimestamp(round(origin.at_s, 3), UTC).isoformat().replace("+00:00", "Z"),
     }
+    if (first := redrive_of(batch.headers[row])) is not None:
+        added["dlq.redrive_of"] = str(first)
     return _fit(topic, batch.keys[row], batch.values[row], original, added, max_bytes)
 
 
@@ -110,9 +112,3 @@ def _fit(
         return message([], key, (value or b"")[:room])
     room = max_bytes - message([], b"", b"").size_bytes
     return message([], (key or b"")[: max(room, 0)], b"")
-
-
-def _attempts(headers: Sequence[tuple[str, bytes]]) -> int:
-    """How often the message was a dead letter before; a header that is no number counts as none."""
-    texts = [value or b"" for name, value in headers if name == "dlq.attempts"]
-    return int(texts[-1]) if texts and texts[-1].isdigit() and len(texts[-1]) < 10 else 0

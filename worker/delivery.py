@@ -164,6 +164,8 @@ class ExactlyOnce:
         """See `Delivery.finish`: none is valid before the commit."""
         for each in finished:
             self.source.done(each.batch)
+            each.batch.drop_contents()  # to give it back the places of its messages are enough
+            each.outcomes.messages.clear()
         self._open.extend(finished)
         self._generations = self._held | self._generations
         self._held = {}

@@ -78,6 +78,7 @@ class Worker:
         self._held: list[Finished] = []  # judged, but part of a long run of dead letters
         self._newest_ms: dict[Partition, int] = {}  # of the last batch with records of that partition
         self._rebalances = source.rebalances
+        self._skipped = dict(source.skipped)
         self._commit_due_s = clock.monotonic_s()
         self._commit_failed = False
 
@@ -207,6 +208,9 @@ class Worker:
         self._metrics.broker_silence.set(self._source.last_answer_age_s)
         self._metrics.rebalanced(self._rebalances, self._source.rebalances)
         self._rebalances = self._source.rebalances
+        self._metrics.passed_over(self._skipped, self._source.skipped)
+        self._skipped = dict(self._source.skipped)
+        self._metrics.batch_bytes.set(0 if batch is None else batch.size_bytes)
         if batch is not None:  # before it is processed, so that a failure still shows the lag
             for index, partition in enumerate(batch.partitions):
                 newest_ms = batch.timestamps_ms[batch.partition_index == index].max(initial=-1)
@@ -248,6 +252,11 @@ class Worker:
         self._delivery.hold(batch)
         if not must_hold:
             self._finish_held()
+        else:  # to finish it or give it back the places of its messages are enough
+            batch.drop_contents()
+            if not self._delivery.publishes_late:
+                outcomes.messages.clear()
+        self._metrics.held_records.set(sum(len(each.batch) for each in self._held))
         self._status.tick()
         self._status.retry_attempts, self._status.retrying_since_s = 0, None
         self._status.state = "running"
@@ -303,6 +312,7 @@ class Worker:
         """Undo what batches changed that the source reads again: those held, and before them those that are void."""
         undone = [*void, *self._held]
         self._held = []
+        self._metrics.held_records.set(0)
         for each in reversed(undone):
             self._accounts.returned(each.batch)
             if self._histories is not None:

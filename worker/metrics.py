@@ -120,6 +120,16 @@ class WorkerMetrics:
         self.drift_records = self._gauge("drift_window_records", "Records that drift is measured over.")
         self.drift_span = self._gauge("drift_window_seconds", "Time that those records cover.")
 
+        self.batch_bytes = self._gauge(
+            "batch_bytes", "Bytes of keys and values in what the last poll gave, 0 where it gave nothing."
+        )
+        self.unacknowledged_bytes = self._gauge(
+            "unacknowledged_bytes", "Bytes that were sent to the broker and are not acknowledged yet."
+        )
+        self.held_records = self._gauge(
+            "held_records",
+            "Records of a long run of dead letters: judged, and counted and committed with the next good record.",
+        )
         self.batch_records = self._histogram("batch_records", "Records in a finished batch.", _RECORDS)
         self.batch_duration = self._histogram(
             "batch_duration_seconds", "Time from a batch's poll to the acknowledgement of all its outcomes.", _SECONDS
@@ -142,6 +152,11 @@ class WorkerMetrics:
             ["topic"],
         )
         self.assigned = self._gauge("assigned_partitions", "Partitions that this worker owns.")
+        self.skipped = self._counter(
+            "offsets_skipped_total",
+            "Offsets passed over unread because the broker no longer had the one to go on from.",
+            ["topic"],
+        )
         self.rebalances = self._counter("rebalances_total", "Times partitions came or went.", ["type"])
         self.commits = self._counter("commits_total", "Attempts to commit, by result.", ["result"])
         self.publish_failures = self._counter(
@@ -229,6 +244,11 @@ class WorkerMetrics:
         """Add what came and went between two looks."""
         for kind in REBALANCES:
             self.rebalances.labels(kind).inc(getattr(now, kind) - getattr(before, kind))
+
+    def passed_over(self, before: Mapping[str, int], now: Mapping[str, int]) -> None:
+        """Add the offsets that were skipped between two looks."""
+        for topic, count in now.items():
+            self.skipped.labels(topic).inc(count - before.get(topic, 0))
 
     def _show_zeros(self) -> None:
         """Make every member of a closed set visible before it happens."""

@@ -42,6 +42,7 @@ from worker.metrics import WorkerMetrics
 from worker.models import Model, Models
 from worker.settings import WorkerSettings
 from worker.status import Status
+from worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
     GCCollector(registry=registry)
     metrics = WorkerMetrics(registry)
     metrics.build.labels(worker_version()).set(1)
+    for topic in settings.input_topics:
+        metrics.skipped.labels(topic)
     status = Status(clock, stall_limit_s=settings.max_poll_interval_s, silence_limit_s=settings.http.silence_limit_s)
     models = Models(settings.models, settings.detector, clock=clock, metrics=metrics)
 
@@ -80,6 +83,10 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
         health.start()
         parts.callback(health.close)
         logger.info("metrics and health are served. address=%s", health.address)
+
+        watchdog = Watchdog(status)
+        watchdog.start()
+        parts.callback(watchdog.close)
 
         model = wait_for_model(models, settings, status=status, stop=stop, clock=clock)
         if model is None:
@@ -97,6 +104,9 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
         parts.callback(transactions.close)
         source = KafkaSource(settings.kafka, source_settings(settings, group_id))
         parts.callback(source.close)
+        metrics.unacknowledged_bytes.set_function(
+            lambda: publisher.unacknowledged_bytes + transactions.unacknowledged_bytes
+        )
         worker = Worker(
             source=source,
             delivery=delivery_of(settings, source, publisher, transactions),

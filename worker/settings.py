@@ -144,6 +144,11 @@ class WorkerSettings(BaseModel):
         "earliest",
         description="Where a group without a committed offset begins; partitions added later begin at their start.",
     )
+    on_offset_out_of_range: Literal["stop", "earliest", "latest"] = Field(
+        "stop",
+        description="What to do where the broker no longer has the offset to go on from: stop with exit code 1, or go "
+        "on with the earliest or latest that it has; what is skipped is logged and counted.",
+    )
     models: Path = Field(
         Path("models"), description="Directory of all detectors, as `offbeat train --models` writes it."
     )
@@ -167,6 +172,17 @@ class WorkerSettings(BaseModel):
         32 * 1024 * 1024,
         ge=1024,
         description="Most bytes fetched for one batch; bounds memory where records are large.",
+    )
+    fetch_max_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        description="Most bytes, as compressed, that one fetch brings from one broker ahead of the batch in hand; a "
+        "larger message comes all the same.",
+    )
+    max_unacknowledged_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1024,
+        description="Most bytes sent and not acknowledged yet; bounds memory where alerts are many or the broker slow.",
     )
     poll_timeout_s: PositiveSeconds = Field(
         0.5, le=60, description="How long an idle poll waits; also how long SIGTERM may go unseen."

@@ -48,6 +48,7 @@ HEALTHY: dict[str, str | None] = {
     "offbeat_records_total{outcome='suppressed'}": "0+1",
     "offbeat_records_total{outcome='dead_letter'}": "0+2",
     "offbeat_records_unaccounted": "0+0",
+    "offbeat_offsets_skipped_total{topic='t'}": "0+0",
     "offbeat_dead_letters_total{stage='deserialize',reason='not_json'}": "0+2",
     "offbeat_dead_letters_total{stage='score',reason='non_finite_score'}": "0+0",
     "offbeat_feature_missing_total{feature='amount'}": "0+0",
@@ -166,6 +167,13 @@ CASES = [
             "offbeat_records_total{outcome='alert'}": "0+0",
             "offbeat_anomalies_total": "0+0",
         },
+    ),
+    Case("OffsetsSkipped", 62, {"offbeat_offsets_skipped_total{topic='t'}": "0+0x30 9+0"}, {}),
+    Case(  # of a worker that skipped before it was first looked at; an hour later it is known
+        "OffsetsSkipped",
+        62,
+        {"offbeat_offsets_skipped_total{topic='t'}": "_x30 7+0"},
+        {"offbeat_offsets_skipped_total{topic='t'}": "7+0"},
     ),
     Case(
         "DeadLetterRatioHigh",

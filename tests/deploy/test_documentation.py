@@ -173,8 +173,8 @@ def test_every_reason_of_a_dead_letter_is_documented() -> None:
 def test_every_header_of_a_dead_letter_is_documented_and_no_other() -> None:
     source = Path(worker.dead_letters.__file__).read_text(encoding="utf-8")
 
-    assert set(re.findall(r"`(dlq\.[a-z.]+)`", text_of("README.md"))) == set(
-        re.findall(r'"(dlq\.[a-z.]+[a-z])"', source)
+    assert set(re.findall(r"`(dlq\.[a-z._]+)`", text_of("README.md"))) == set(
+        re.findall(r'"(dlq\.[a-z._]+[a-z])"', source)
     )
 
 

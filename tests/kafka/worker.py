@@ -43,9 +43,10 @@ class WorkerProcess:
         topic: str,
         models: Path,
         name: str = "worker",
+        command: tuple[str, ...] = ("-m", "worker"),
         **settings: Any,
     ) -> None:
-        """Start it. Settings become OFFBEAT_ variables; `kafka__...` reaches a nested one."""
+        """Start it. Settings become OFFBEAT_ variables; `kafka__...` reaches a nested one. `command` is Python's."""
         self.port = free_port()
         chosen = QUICK | settings
         chosen |= {"input_topics": topic, "models": models, "http__port": self.port}
@@ -54,7 +55,7 @@ class WorkerProcess:
         environment |= {f"OFFBEAT_{key.upper()}": str(value) for key, value in chosen.items()}
         environment["PYTHONPATH"] = str(ROOT)
         self.log = directory / f"{name}-{self.port}.log"
-        self.process = OwnProcess(name, [sys.executable, "-m", "worker"], self.log, environment=environment)
+        self.process = OwnProcess(name, [sys.executable, *command], self.log, environment=environment)
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of one of its pages; status 0 where nobody answers."""

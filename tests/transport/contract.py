@@ -304,6 +304,51 @@ class TransportContract:
                 stage.batches(source, 1)
             assert (refusal.value.partition, refusal.value.offset) == (Partition(topic, 0), 1)
 
+    @pytest.mark.parametrize(("choice", "read", "skipped"), [("earliest", [b"4"], 2), ("latest", [], 3)])
+    def test_a_lost_offset_is_left_for_the_one_that_was_chosen_and_what_is_skipped_is_counted(
+        self, stage: Stage, choice: str, read: list[bytes], skipped: int
+    ) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"1", b"2", b"3", b"4")
+        first = stage.source(topic, group="g", max_batch_records=1)
+        finish(first, stage.batches(first, 1))
+        first.close()
+        stage.trim(topic, 0, 3)
+        source = stage.source(topic, group="g", on_offset_out_of_range=choice)
+
+        batches: list[Batch] = []
+        for _ in range(stage.patience):
+            batch = source.poll()
+            batches += [] if batch is None else [batch]
+            if source.skipped and values(batches) == read:
+                break
+
+        assert values(batches) == read
+        assert dict(source.skipped) == {topic: skipped}
+        finish(source, batches)
+        stage.write(topic, b"5")
+        finish(source, stage.batches(source, 1))
+        assert stage.commits("g", topic) == {0: 5}
+
+    def test_a_topic_created_anew_is_read_from_its_beginning_and_not_where_the_former_was_left(
+        self, stage: Stage
+    ) -> None:
+        topic = stage.topic()
+        stage.write(topic, b"1", b"2")
+        source = stage.source(topic, group="g", on_offset_out_of_range="earliest")
+        for batch in stage.batches(source, 2):
+            source.done(batch)
+        before = source.generations()
+
+        stage.create_again(topic)
+        stage.write(topic, b"a", b"b", b"c", b"d")  # more than were read of the former: its next offset exists
+        batches = stage.batches(source, 4)
+
+        assert values(batches) == [b"a", b"b", b"c", b"d"]
+        assert source.generations() != before
+        finish(source, batches)
+        assert stage.commits("g", topic) == {0: 4}
+
     # -- done, committed, gone back to ------------------------------------------------------------------------
 
     def test_only_what_is_done_is_committable_and_only_until_it_is_committed(self, stage: Stage) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from kafka import errors as kafka_errors
 from kafka.errors import KafkaError
@@ -9,7 +11,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from tests.fakes import FakeCluster
 from tests.transport.conftest import FakeStage
-from transport import Forbidden, OutgoingMessage, PublishFailed
+from transport import Forbidden, KafkaPublisher, KafkaSettings, OutgoingMessage, PublisherSettings, PublishFailed
 
 
 def _messages(topic: str, *values: bytes) -> list[OutgoingMessage]:
@@ -172,3 +174,60 @@ def test_a_partition_below_0_is_refused_before_anything_is_sent(stage: FakeStage
         )
 
     assert cluster.messages(topic) == []
+
+
+class _Counting:
+    """A producer that counts what was sent and not waited for."""
+
+    def __init__(self, producer: Any, told: list[int]) -> None:
+        self._producer = producer
+        self._told = told
+        self._open = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def send(self, **arguments: Any) -> Any:
+        acknowledgement = self._producer.send(**arguments)
+        size = len(arguments["value"])
+        self._open += size
+        self._told.append(self._open)
+        get = acknowledgement.get
+
+        def get_and_count(timeout: float) -> None:
+            get(timeout)
+            self._open -= size
+
+        acknowledgement.get = get_and_count
+        return acknowledgement
+
+
+def test_no_more_is_sent_than_may_wait_for_its_acknowledgement(cluster: FakeCluster) -> None:
+    cluster.create("t")
+    open_bytes: list[int] = []
+    publisher = KafkaPublisher(
+        KafkaSettings(),
+        PublisherSettings(max_unacknowledged_bytes=10_000),
+        clock=cluster.clock,
+        connect=lambda **configuration: _Counting(cluster.producer(**configuration), open_bytes),
+    )
+
+    publisher.publish(_messages("t", *[b"%03d" % n + b"x" * 2000 for n in range(40)]))
+
+    assert 6000 < max(open_bytes) <= 10_000
+    assert [(message.value or b"")[:3] for message in cluster.messages("t")] == [b"%03d" % n for n in range(40)]
+    assert publisher.unacknowledged_bytes == 0
+    publisher.publish(_messages("t", b"x" * 50_000, b"y" * 50_000))
+    assert open_bytes[-2:] == [50_000, 50_000], "one that is larger than the limit goes alone"
+
+
+def test_what_failed_is_no_longer_waited_for(stage: FakeStage, cluster: FakeCluster) -> None:
+    topic = stage.topic()
+    publisher = stage.publisher(max_unacknowledged_bytes=10_000)
+    assert isinstance(publisher, KafkaPublisher)
+    cluster.fail("ack", None, kafka_errors.KafkaTimeoutError("expired"))
+
+    with pytest.raises(PublishFailed):
+        publisher.publish(_messages(topic, *[b"x" * 2000] * 20))
+
+    assert publisher.unacknowledged_bytes == 0

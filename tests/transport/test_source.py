@@ -7,10 +7,11 @@ import logging
 import pytest
 from kafka import errors as kafka_errors
 from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
 
 from tests.fakes import FakeCluster
 from tests.transport.conftest import FakeStage
-from tests.transport.contract import values
+from tests.transport.contract import finish, values
 from transport import (
     BrokerUnavailable,
     CommitRefused,
@@ -164,6 +165,108 @@ def test_a_log_that_was_cut_back_is_out_of_range(stage: FakeStage, cluster: Fake
         source.poll()
 
     assert refusal.value.partition == T0
+
+
+def test_a_log_that_was_cut_back_is_read_on_from_where_it_was_cut(stage: FakeStage, cluster: FakeCluster) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"1", b"2", b"3")
+    source = stage.source(topic, group="g", on_offset_out_of_range="earliest")
+    finish(source, stage.batches(source, 3))
+    (partition,) = cluster.consumers[0].assignment()
+    cluster.fail("poll", kafka_errors.LogTruncationError({partition: OffsetAndMetadata(2, "", 0)}))
+
+    batches = stage.batches(source, 1)
+
+    assert values(batches) == [b"3"]
+    assert dict(source.skipped) == {topic: 0}
+
+
+def test_an_offset_that_is_lost_while_the_broker_is_silent_is_left_later(
+    stage: FakeStage, cluster: FakeCluster
+) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"1", b"2", b"3")
+    source = stage.source(topic, group="g", on_offset_out_of_range="earliest")
+    finish(source, stage.batches(source, 3))
+    (partition,) = cluster.consumers[0].assignment()
+    # The client tells of a log that was cut back only once.
+    cluster.fail("poll", kafka_errors.LogTruncationError({partition: OffsetAndMetadata(1, "", 0)}))
+    cluster.fail("end_offsets", kafka_errors.KafkaTimeoutError("no answer"))
+
+    assert source.poll() is None
+    assert values(stage.batches(source, 2)) == [b"2", b"3"]
+
+
+def test_a_lost_offset_begins_its_partition_anew_and_nothing_done_before_is_committed(
+    stage: FakeStage, cluster: FakeCluster
+) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"1", b"2", b"3")
+    source = stage.source(topic, group="g", on_offset_out_of_range="latest", max_batch_records=1)
+    (open_one,) = stage.batches(source, 1)
+    before = source.generations()
+    cluster.trim(topic, 0, 3)
+
+    assert source.poll() is None
+    source.done(open_one)
+
+    assert source.generations() != before
+    assert source.committable() == {T0: 3}
+
+
+def test_a_partition_that_begins_anew_waits_like_one_that_is_newly_assigned(
+    stage: FakeStage, cluster: FakeCluster
+) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"1", b"2")
+    source = stage.source(topic, group="g", on_offset_out_of_range="earliest", start_paused=True, max_batch_records=1)
+    stage.settle(source, 1)
+    source.resume(source.assignment())
+    stage.batches(source, 1)
+    cluster.trim(topic, 0, 2)
+    stage.write(topic, b"3")
+
+    stage.quiet(source)
+    source.resume(source.assignment())
+
+    assert values(stage.batches(source, 1)) == [b"3"]
+
+
+@pytest.mark.parametrize("choice", ["stop", "latest"])
+def test_a_topic_created_anew_stops_the_source_or_is_read_from_its_end(
+    stage: FakeStage, cluster: FakeCluster, choice: str
+) -> None:
+    topic = stage.topic()
+    stage.write(topic, b"1", b"2")
+    source = stage.source(topic, group="g", on_offset_out_of_range=choice)
+    for batch in stage.batches(source, 2):
+        source.done(batch)
+    stage.create_again(topic)
+    stage.write(topic, b"a", b"b", b"c", b"d")
+
+    if choice == "stop":
+        with pytest.raises(OffsetOutOfRange, match="created anew"):
+            stage.quiet(source)
+        source.close()
+        assert stage.commits("g", topic) == {}, "an offset of the former topic was committed"
+        return
+    stage.quiet(source)
+    stage.write(topic, b"e")
+
+    assert values(stage.batches(source, 1)) == [b"e"]
+    assert dict(source.skipped) == {topic: 4}
+
+
+def test_what_was_read_beside_a_topic_created_anew_comes_again(stage: FakeStage, cluster: FakeCluster) -> None:
+    anew, other = stage.topic(), stage.topic()
+    stage.write(anew, b"1")
+    source = stage.source(anew, other, group="g", on_offset_out_of_range="earliest")
+    finish(source, stage.batches(source, 1))
+    stage.create_again(anew)
+    stage.write(anew, b"a")
+    stage.write(other, b"b")
+
+    assert sorted(values(stage.batches(source, 2))) == [b"a", b"b"]  # type: ignore[type-var]
 
 
 # -- commits --------------------------------------------------------------------------------------------------

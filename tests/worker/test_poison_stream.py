@@ -87,5 +87,27 @@ def test_a_run_that_is_held_back_is_given_back_with_the_batch_that_fails_and_for
     assert bench.outcomes() == {"normal": 1, "alert": 0, "suppressed": 0, "dead_letter": 3}
 
 
+def test_a_run_that_is_held_back_keeps_no_bytes_of_its_records_and_is_shown(models: Path) -> None:
+    bench = Bench(models, max_batch_records=1, poison={"max_consecutive": 3})
+    bench.produce(POISON, POISON, POISON)
+    worker = bench.worker(turns=3)
+    finish = worker._finish_held
+    shown: list[float] = []
+
+    def look_and_finish() -> None:
+        shown.append(bench.count("held_records"))
+        held = worker._held
+        assert all(value is None for each in held for value in (*each.batch.values, *each.batch.keys))
+        assert [each.outcomes.messages for each in held] == [[]] * len(held)
+        finish()
+
+    worker._finish_held = look_and_finish  # type: ignore[method-assign]
+    worker.run()
+
+    assert shown == [3]
+    assert bench.committed == 3
+    assert bench.outcomes()["dead_letter"] == 3
+
+
 def test_the_exit_code_of_a_poison_stream_is_its_own() -> None:
     assert PoisonStream("too many").exit_code == EXIT_POISON == 3
