@@ -81,6 +81,7 @@ class KafkaSource:
             raise ValueError("the source is closed: make a new one to go on reading")
         if not self._connected():
             return None
+        self._connection.check()
         self._connection.ask_if_silent(_SILENCE_S)
         deadline = self._clock() + self._settings.poll_timeout_s
         try:

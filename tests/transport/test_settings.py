@@ -68,7 +68,8 @@ def test_passwords_are_shown_to_the_client_and_to_nobody_else() -> None:
     [
         ({"ssl_cafile": "missing.pem"}, "ssl_cafile"),
         ({"ssl_cafile": "rubbish.pem"}, "ssl_cafile"),
-        ({"ssl_certfile": "rubbish.pem", "ssl_keyfile": "missing.pem"}, "ssl_certfile"),
+        ({"ssl_certfile": "rubbish.pem", "ssl_keyfile": "missing.pem"}, "ssl_keyfile"),
+        ({"ssl_certfile": "rubbish.pem", "ssl_keyfile": "rubbish.pem"}, "ssl_certfile"),
     ],
 )
 def test_a_certificate_that_cannot_be_read_is_no_broker_that_is_away(
@@ -85,8 +86,10 @@ def test_a_certificate_that_cannot_be_read_is_no_broker_that_is_away(
 
 
 def test_tls_checks_certificates_and_host_names_unless_told_otherwise() -> None:
-    strict = client_configuration(KafkaSettings(security_protocol="SSL"))["ssl_context"]
-    lax = client_configuration(KafkaSettings(security_protocol="SSL", ssl_check_hostname=False))["ssl_context"]
+    strict = client_configuration(KafkaSettings(security_protocol="SSL"))["ssl_context"].current()
+    lax = client_configuration(KafkaSettings(security_protocol="SSL", ssl_check_hostname=False))[
+        "ssl_context"
+    ].current()
 
     assert (strict.check_hostname, lax.check_hostname) == (True, False)
     assert strict.verify_mode == lax.verify_mode == 2
