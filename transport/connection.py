@@ -209,7 +209,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
 
 
 class _LastWords:
-    """Hears out who speaks and hangs up at once, as brokers do that let nobody in: kafka-python drops what came last."""
+    """Hears out who speaks and hangs up at once, as brokers do that refuse: kafka-python drops the last words."""
 
     def _sock_recv(self) -> tuple[bytes, Any]:
         data, error = super()._sock_recv()  # type: ignore[misc]  # of the transport

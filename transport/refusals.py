@@ -33,7 +33,7 @@ _OUR_CERTIFICATE = (
 )
 
 
-class Refused(KafkaError):  # type: ignore[misc]  # kafka-python has no types
+class Refused(KafkaError):  # type: ignore[misc]  # noqa: N818 - kafka-python has no types; it says what happened
     """A connection that was refused, in a form that kafka-python passes on. `ours` says why, and names the setting."""
 
     retriable = False
@@ -76,7 +76,7 @@ def refusal(error: BaseException | None, broker: str, approach: Approach) -> Ref
 
 
 def _of_tls(error: BaseException) -> ssl.SSLError | None:
-    """The error of TLS beneath one of kafka-python's: with TLS 1.3 a broker refuses our certificate after it let us in."""
+    """The error of TLS beneath one of kafka-python's; with TLS 1.3 our certificate is refused after the handshake."""
     for beneath in (error, error.__cause__, *error.args):
         if isinstance(beneath, ssl.SSLError):
             return beneath

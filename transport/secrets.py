@@ -1,4 +1,4 @@
-"""Secrets that stand in files, as orchestrators mount them: read when they are needed, and again when they may be new."""
+"""Secrets that stand in files, as orchestrators mount them: read when needed, and again when they may be new."""
 
 from __future__ import annotations
 

@@ -219,8 +219,7 @@ class EndpointTokens(AbstractTokenProvider):  # type: ignore[misc]  # kafka-pyth
 _ADVICE = {
     "invalid_client": (
         "sasl_oauth_client_id",
-        "it does not know this client, or its secret is another: correct sasl_oauth_client_id or "
-        "sasl_oauth_client_secret",
+        "it does not know this client by this secret: correct sasl_oauth_client_id or sasl_oauth_client_secret",
     ),
     "invalid_scope": ("sasl_oauth_scope", "this client may not have this scope: correct sasl_oauth_scope"),
     "unauthorized_client": (

@@ -6,7 +6,7 @@ import base64
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kafka import KafkaAdminClient
 from kafka.admin import (
@@ -128,7 +128,7 @@ class SecureBroker:
         finally:
             admin.close()
 
-    def __enter__(self) -> SecureBroker:
+    def __enter__(self) -> Self:
         self.plain.start()
         return self
 
