@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transport.connection import check_files
 from transport.errors import (
     BrokerUnavailable,
     CommitRefused,
@@ -44,6 +45,7 @@ __all__ = [
     "StartAt",
     "TransportError",
     "bounds",
+    "check_files",
     "create_topics",
     "missing_topics",
     "offset_at",

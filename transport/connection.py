@@ -16,11 +16,14 @@ from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.protocol.consumer.fetch import FetchRequest
 
+from transport.client_logs import keep_contents_out_of_logs
 from transport.refusals import Approach, Refused, refusal
 from transport.secrets import FilePassword, secret
 from transport.settings import KafkaSettings
 from transport.tls import TlsFiles
 from transport.tokens import token_provider
+
+keep_contents_out_of_logs()
 
 
 class Connection:
@@ -296,6 +299,15 @@ def client_configuration(kafka: KafkaSettings) -> dict[str, Any]:
     if kafka.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
         configuration |= {"sasl_mechanism": kafka.sasl_mechanism} | _credentials(kafka)
     return configuration
+
+
+def check_files(kafka: KafkaSettings) -> None:
+    """Read what the settings name, certificates and files with secrets, without going anywhere.
+
+    Raises:
+        ConfigurationRefused: One of them cannot be read; says which.
+    """
+    client_configuration(kafka)
 
 
 def _credentials(kafka: KafkaSettings) -> dict[str, Any]:

@@ -28,8 +28,6 @@ from transport import (
     missing_topics,
 )
 
-pytestmark = pytest.mark.timeout(180)
-
 Files = dict[str, str]
 
 
