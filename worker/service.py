@@ -171,11 +171,7 @@ def check_topics(settings: WorkerSettings, *, missing_of: Callable[..., list[str
     except BrokerUnavailable as error:
         logger.warning("topics could not be checked: %s; the worker goes on and waits for the broker", error)
         return
-    if wrong := [
-        f"{name}: there is no topic {topic!r}, or our user may not see it"
-        for name, topic in outputs.items()
-        if topic in missing
-    ]:
+    if wrong := [f"{name}: topic {topic!r} does not exist" for name, topic in outputs.items() if topic in missing]:
         raise SettingsRefused(
             f"{'; '.join(wrong)}, or our user may not see it: none is created by itself: create it (kafka-topics.sh "
             "--create), mend the name, or grant Describe and Write"

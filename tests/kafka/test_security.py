@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from kafka.admin import ACLOperation, ResourceType
@@ -14,7 +18,8 @@ from tests.kafka.broker import KafkaBroker, why_not
 from tests.kafka.secure import PASSWORD, USER, SecureBroker, token
 from tests.kafka.streams import Stream, payments
 from tests.kafka.worker import WorkerProcess
-from tests.tokens import TokenEndpoint
+from tests.planted import found_in, planted_payments
+from tests.tokens import CLIENT, CLIENT_SECRET, TokenEndpoint
 from transport import (
     ConfigurationRefused,
     Forbidden,
@@ -27,6 +32,7 @@ from transport import (
     TransportError,
     missing_topics,
 )
+from worker.commands import config_command
 
 Files = dict[str, str]
 
@@ -420,3 +426,104 @@ def test_a_broker_that_accepts_and_says_nothing_is_given_up_in_time(secure: Secu
                 missing_topics(secure.settings(listener, **who, connect_timeout_s=1.0), [topic])
     finally:
         secure.plain.thaw()
+
+
+# -- nothing leaks --------------------------------------------------------------------------------------------------
+
+
+def planted(files: Files, tokens: TokenEndpoint, issued: list[str]) -> list[str]:
+    """Every secret of these tests, in the forms in which it travels."""
+    plain = f"\0{USER}\0{PASSWORD}".encode()
+    basic = f"{CLIENT}:{quote(CLIENT_SECRET, safe='')}".encode()
+    quoted = quote(CLIENT_SECRET, safe="")
+    secrets = [PASSWORD, "open sesame", CLIENT_SECRET, quoted, "wr0ng!", Path(files["token"]).read_text()]
+    return secrets + [base64.b64encode(each).decode() for each in (plain, basic)] + issued
+
+
+@pytest.fixture
+def issued(tokens: TokenEndpoint) -> Iterator[list[str]]:
+    """The tokens that the endpoint gives from now on."""
+    given: list[str] = []
+
+    def answer() -> tuple[int, dict[str, object]]:
+        given.append(token())
+        return 200, {"access_token": given[-1], "expires_in": 300}
+
+    before, tokens.answer = tokens.answer, answer
+    yield given
+    tokens.answer = before
+
+
+@pytest.mark.parametrize(
+    "way", ["PLAIN", "mutual TLS with a locked key", "a token from an endpoint", "a token in a file"]
+)
+def test_no_secret_and_no_sensitive_value_is_in_anything_that_a_worker_says_by(
+    way: str, stream: Stream, secure: SecureBroker, files: Files, tokens: TokenEndpoint, issued: list[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    listener, who = WAYS[way]
+    us = who(files, secure, tokens)
+    values = planted_payments()
+    stream.publish(values)
+
+    with worker(stream, secure, listener, log_level="debug", **us) as running:
+        running.wait_until_accounted(len(values))
+        pages = "".join(running.get(path)[1] for path in ("/livez", "/readyz", "/metrics", "/statusz"))
+        secure.plain.kill()
+        secure.plain.start()
+        stream.publish(values)
+        running.wait_until_accounted(2 * len(values))
+        assert running.stop() == 0
+    for name, value in (secure.told(listener) | us).items():
+        monkeypatch.setenv(f"OFFBEAT_KAFKA__{name.upper()}", str(value))
+    assert config_command(["--input-topics", stream.name]) == 0
+
+    said = {
+        "log": running.log.read_text(),
+        "pages": pages,
+        "config": capsys.readouterr().out,
+        "alerts": str(stream.alerts()),
+        "scores": str(stream.scores()),
+        "headers": str([headers for _, headers in stream.dead_letters()]),
+    }
+    assert all(said.values())
+    secrets = planted(files, tokens, issued)
+    assert {name: found for name, text in said.items() if (found := found_in(text, *secrets))} == {}
+
+
+@pytest.mark.parametrize("refused", [name for name in REFUSALS if "wrong" in name or "open" in name or "token" in name])
+@pytest.mark.parametrize("part", ["source", "publisher", "admin"])
+def test_no_secret_is_in_the_log_of_the_client_at_level_debug_when_it_is_refused_for(
+    refused: str, part: str, secure: SecureBroker, files: Files, tokens: TokenEndpoint, topic: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    listener, who, _, _ = REFUSALS[refused]
+    told = {name: value for name, value in (secure.told(listener) | who(files, secure, tokens)).items() if value}
+    with (
+        caplog.at_level(logging.DEBUG),
+        caplog.at_level(logging.DEBUG, logger="kafka"),
+        pytest.raises((Forbidden, ConfigurationRefused)) as refusal,
+    ):
+        come_in(KafkaSettings.model_validate(told), part, topic)
+
+    said = caplog.text + str(refusal.value) + "".join(format_exception(refusal.value))
+    assert found_in(said, *planted(files, tokens, []), Path(files["expired token"]).read_text()) == []
+
+
+@pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-512", "a token in a file", "a token from an endpoint"])
+def test_neither_secrets_nor_messages_are_in_the_log_of_the_client_at_level_debug_by(
+    way: str, secure: SecureBroker, files: Files, tokens: TokenEndpoint, issued: list[str], topic: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    listener, who = WAYS[way]
+    kafka = secure.settings(listener, **who(files, secure, tokens))
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="kafka"):
+        publisher, source = KafkaPublisher(kafka, PublisherSettings(compression="none")), source_of(kafka, topic)
+        publisher.publish([OutgoingMessage(topic, b"PLANTED", value) for value in planted_payments()])
+        while source.poll() is None:
+            pass
+        publisher.close()
+        source.close()
+
+    assert "kafka" in {record.name.partition(".")[0] for record in caplog.records}
+    assert found_in(caplog.text, *planted(files, tokens, issued)) == []
