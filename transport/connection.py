@@ -229,11 +229,13 @@ class _TlsTransport(_LastWords, KafkaSSLTransport):  # type: ignore[misc]  # kaf
     async def shake_hands(self, timeout_at: float | None) -> None:
         while True:
             try:
-                return self._sock.do_handshake()
+                self._sock.do_handshake()
             except ssl.SSLWantReadError:
                 await self._net.wait_read(self._sock, timeout_at)
             except ssl.SSLWantWriteError:
                 await self._net.wait_write(self._sock, timeout_at)
+            else:
+                return
 
 
 class _ListeningClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types

@@ -195,7 +195,7 @@ class EndpointTokens(AbstractTokenProvider):  # type: ignore[misc]  # kafka-pyth
                     setting="sasl_oauth_token_url",
                 )
             )
-        return KafkaConnectionError(f"{text}; trying again can help")
+        return _away(f"{text}; trying again can help")
 
     def _of_failure(self, error: Exception) -> Exception:
         url = self._kafka.sasl_oauth_token_url
@@ -209,8 +209,8 @@ class EndpointTokens(AbstractTokenProvider):  # type: ignore[misc]  # kafka-pyth
                 )
             )
         if isinstance(reason, ValueError) and not isinstance(reason, OSError):
-            return KafkaConnectionError(f"the token endpoint {url} gave an answer that is no JSON")
-        return KafkaConnectionError(f"the token endpoint {url} is away ({reason!r})")
+            return _away(f"the token endpoint {url} gave an answer that is no JSON")
+        return _away(f"the token endpoint {url} is away ({reason!r})")
 
     def _tls(self) -> ssl.SSLContext:
         return verifying_context(self._kafka.sasl_oauth_cafile, setting="sasl_oauth_cafile")
@@ -256,6 +256,12 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         """Follow none."""
+
+
+def _away(text: str) -> Exception:
+    """What kafka-python takes for a broker that is away, so that it is tried again."""
+    error: Exception = KafkaConnectionError(text)
+    return error
 
 
 def _error_code(content: bytes) -> str:

@@ -36,6 +36,9 @@ from worker.commands import config_command
 
 Files = dict[str, str]
 
+# Most of it is the start of a process on a busy machine.
+ENDS_S = 180.0
+
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
@@ -291,7 +294,7 @@ def test_a_worker_ends_with_1_and_names_the_setting(
     listener, who, setting, _ = REFUSALS[refused]
 
     with worker(stream, secure, listener, **who(files, secure, tokens)) as ending:
-        assert ending.wait_for_exit() == 1
+        assert ending.wait_for_exit(ENDS_S) == 1
 
     assert f"setting=kafka.{setting} " in ending.log.read_text()
 
@@ -330,7 +333,7 @@ def test_a_running_worker_whose_certificate_is_not_accepted_any_more_ends_with_1
         running.wait_until_accounted(50)
         restart_trusting(secure, secure.stranger)
         try:
-            assert running.wait_for_exit() == 1
+            assert running.wait_for_exit(ENDS_S) == 1
         finally:
             restart_trusting(secure, secure.authority)
 
@@ -386,7 +389,7 @@ def test_a_worker_without_a_right_to_ends_with_1_and_commits_nothing(
     secure.forbid(USER, kind, name.format(stream.name), operation)
 
     with worker(stream, secure, "SIGNIN", **password("SCRAM-SHA-512")) as ending:
-        assert ending.wait_for_exit() == 1
+        assert ending.wait_for_exit(ENDS_S) == 1
 
     last = ending.log.read_text().splitlines()[-1]
     assert setting in last
@@ -403,7 +406,7 @@ def test_a_right_that_is_taken_away_ends_a_running_worker_with_nothing_committed
         running.wait_until(lambda _: stream.committed() == 50, "commit")
         secure.forbid(USER, ResourceType.TOPIC, f"{stream.name}.alerts", ACLOperation.WRITE)
         stream.publish(payments(50, start=50))
-        assert running.wait_for_exit() == 1
+        assert running.wait_for_exit(ENDS_S) == 1
 
     assert "setting=alert_topic " in running.log.read_text()
     first = {alert["alert_id"] for alert in stream.alerts()}
