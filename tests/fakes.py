@@ -235,6 +235,7 @@ class _NetClient:
         self.cluster = self
         self.asked = 0
         self.closed = False
+        self.unauthorized_topics: set[str] = set()
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         logs = self._fake._logs.get(topic)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kafka import TopicPartition
-from kafka.errors import KafkaConnectionError, KafkaTimeoutError
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError, TopicAuthorizationFailedError
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import create_connection
@@ -22,6 +22,7 @@ from transport.secrets import FilePassword, secret
 from transport.settings import KafkaSettings
 from transport.tls import TlsFiles
 from transport.tokens import token_provider
+from transport.translation import translated
 
 keep_contents_out_of_logs()
 
@@ -88,14 +89,20 @@ class Connection:
         self._refusal = refused
 
     def check(self) -> None:
-        """Raise what no retry mends, if a broker has refused a connection of this client, or we one of a broker's.
+        """Raise what no retry mends, of what this client has been told so far.
+
+        kafka-python raises neither to who polls: a refused connection is a broker that is away to it, and topics that
+        our user may not see are never assigned.
 
         Raises:
-            Forbidden: Credentials or certificates.
+            Forbidden: Credentials, certificates, or topics that our user may not see.
             ConfigurationRefused: A setting.
         """
         if self._refusal is not None:
             raise self._refusal.ours
+        if self._client is not None and self._client.cluster.unauthorized_topics:
+            error = TopicAuthorizationFailedError(self._client.cluster.unauthorized_topics)
+            raise translated(error, "look at topics") from error
 
     @property
     def last_answer_age_s(self) -> float:

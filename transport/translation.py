@@ -82,7 +82,9 @@ def translated(error: KafkaError, doing: str) -> TransportError:
     if isinstance(error, Refused):
         return error.ours
     if isinstance(error, kafka_errors.TopicAuthorizationFailedError):
-        topics = ", ".join(sorted(map(str, error.args[0]))) if error.args and error.args[0] else "a topic"
+        named = error.args[0] if error.args else ()
+        topics = named if isinstance(named, str) else ", ".join(sorted(map(str, named)))
+        topics = topics or "a topic"
         return Forbidden(
             f"could not {doing}: no right to topic {topics}; grant it to our user, or correct topics", setting="topics"
         )

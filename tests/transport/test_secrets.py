@@ -205,6 +205,13 @@ def test_a_refusal_ends_what_goes_on_polling() -> None:
     assert not isinstance(translated(refused, "poll"), BrokerUnavailable)
 
 
+@pytest.mark.parametrize("told", ["payments", ["payments"], {"payments"}])
+def test_a_topic_without_a_right_is_named_however_the_client_names_it(told: object) -> None:
+    error = translated(kafka_errors.TopicAuthorizationFailedError(told), "publish")
+
+    assert str(error) == "could not publish: no right to topic payments; grant it to our user, or correct topics"
+
+
 @pytest.mark.parametrize("name", ["kafka.net.connection", "kafka.producer.kafka", "kafka.protocol.parser"])
 def test_the_client_says_nothing_of_contents_at_any_level(name: str, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger(name)
