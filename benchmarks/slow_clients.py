@@ -106,10 +106,10 @@ SERVERS: dict[str, Callable[[CollectorRegistry], int]] = {
 def measured(name: str, serve: Callable[[CollectorRegistry], int], clients: int, seconds: float) -> dict[str, Any]:
     """One server under so many silent clients."""
     with served(serve) as (port, process):
-        stop = threading.Event()
-        slow = threading.Thread(target=drip, args=(port, clients, stop))
+        stop, all_there = threading.Event(), threading.Event()
+        slow = threading.Thread(target=drip, args=(port, clients, stop, all_there))
         slow.start()
-        time.sleep(1.0)
+        all_there.wait()
         waits_s, asked = [], 0
         until = time.monotonic() + seconds
         most_threads = most_files = 0
@@ -133,7 +133,7 @@ def measured(name: str, serve: Callable[[CollectorRegistry], int], clients: int,
 @contextmanager
 def served(serve: Callable[[CollectorRegistry], int]) -> Iterator[tuple[int, psutil.Process]]:
     """A server in a process of its own: its port and its process."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
     child = context.Process(target=_child, args=(serve, there), daemon=True)
     child.start()
@@ -151,7 +151,7 @@ def _child(serve: Callable[[CollectorRegistry], int], pipe: Connection) -> None:
     threading.Event().wait()
 
 
-def drip(port: int, clients: int, stop: threading.Event) -> None:
+def drip(port: int, clients: int, stop: threading.Event, all_there: threading.Event) -> None:
     """Hold so many connections open, a byte a second each; who is hung up on comes back."""
     held: list[socket.socket | None] = [None] * clients
     while not stop.is_set():
@@ -165,6 +165,7 @@ def drip(port: int, clients: int, stop: threading.Event) -> None:
                 if client is not None:
                     client.close()
                 held[index] = None
+        all_there.set()
         stop.wait(1.0)
     for client in held:
         if client is not None:

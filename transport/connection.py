@@ -18,7 +18,7 @@ from kafka.protocol.consumer.fetch import FetchRequest
 
 from transport.client_logs import keep_contents_out_of_logs
 from transport.refusals import Approach, Refused, refusal
-from transport.secrets import FilePassword, secret
+from transport.secrets import FilePassword, Password, secret
 from transport.settings import KafkaSettings
 from transport.tls import TlsFiles
 from transport.tokens import token_provider
@@ -55,6 +55,7 @@ class Connection:
 
     def __call__(self, **configuration: Any) -> Any:
         """Make the network client; kafka-python calls this."""
+        keep_contents_out_of_logs()
         return self.use(_ListeningClient(self._note_exchange, self._note_refusal, **configuration))
 
     def use(self, client: Any) -> Any:
@@ -323,7 +324,7 @@ def _credentials(kafka: KafkaSettings) -> dict[str, Any]:
     if kafka.sasl_mechanism == "OAUTHBEARER":
         return {"sasl_oauth_token_provider": token_provider(kafka)}
     password = (
-        secret(kafka, "sasl_password")
+        Password(secret(kafka, "sasl_password"))
         if kafka.sasl_password_file is None
         else FilePassword.read(kafka.sasl_password_file, setting="sasl_password_file")
     )

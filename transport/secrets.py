@@ -62,7 +62,16 @@ def read_secret(file: str, *, setting: str) -> str:
     return text
 
 
-class FilePassword(str):
+class Password(str):
+    """A password that does not show itself where somebody prints what holds it, as kafka-python does its settings."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'****'"
+
+
+class FilePassword(Password):
     """A password that knows which file it was read from, so that a new connection signs in with what stands there then.
 
     kafka-python wants its password as a string, once for all connections of a client.
@@ -91,6 +100,3 @@ class FilePassword(str):
         except ConfigurationRefused as error:
             logger.warning("%s; signing in with what was read before, a restart now would fail", error)
             return self
-
-    def __repr__(self) -> str:
-        return "'****'"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import ssl
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka import errors as kafka_errors
+from kafka.protocol.sasl import SaslAuthenticateRequest
 
 from tests.certificates import Authority
 from transport import BrokerUnavailable, ConfigurationRefused, Forbidden, KafkaSettings, check_files
+from transport.client_logs import keep_contents_out_of_logs
 from transport.connection import Connection, client_configuration
 from transport.refusals import Approach, refusal
-from transport.secrets import FilePassword, read_secret
+from transport.secrets import FilePassword, Password, read_secret
 from transport.tls import TlsFiles
 from transport.translation import translated
 
@@ -212,17 +213,40 @@ def test_a_topic_without_a_right_is_named_however_the_client_names_it(told: obje
     assert str(error) == "could not publish: no right to topic payments; grant it to our user, or correct topics"
 
 
-@pytest.mark.parametrize("name", ["kafka.net.connection", "kafka.producer.kafka", "kafka.protocol.parser"])
-def test_the_client_says_nothing_of_contents_at_any_level(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger(name)
-    caplog.set_level(logging.DEBUG, logger=name)
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"hush",
+        bytearray(b"hush"),
+        {"records": b'hush"'},
+        ("key", [b"hush"]),
+        SaslAuthenticateRequest(b"hush"),
+        kafka_errors.KafkaError(b"hush"),
+        {"sasl_plain_password": Password("hush")},
+    ],
+)
+def test_the_log_of_the_client_holds_no_contents_of_what_goes_over_the_wire(
+    said: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("kafka.anything")
+    keep_contents_out_of_logs()
 
-    logger.debug("%s Send: %r", "id", b"hush")
-    logger.debug("Request %s", SimpleNamespace(auth_bytes=b"hush"))
-    logger.error("Unable to decode %d-byte buffer: %r", 4, b"hush")
+    with caplog.at_level(logging.DEBUG, logger="kafka.anything"):
+        logger.debug("%s sends %s and %r", "client", said, said)
+        logger.error("with %s", said)
 
+    assert "client sends" in caplog.text
     assert "hush" not in caplog.text
-    assert "Unable to decode 4-byte buffer: '<4 bytes>'" in caplog.text
+
+
+def test_what_holds_no_contents_stays_in_the_log_of_the_client(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("kafka.anything")
+    keep_contents_out_of_logs()
+
+    with caplog.at_level(logging.DEBUG, logger="kafka.anything"):
+        logger.debug("%s has %d: %s", "club's", 3, {"a": ["b"]})
+
+    assert "club's has 3: {'a': ['b']}" in caplog.text
 
 
 def test_settings_show_no_secret_by_any_way_of_printing_them(tmp_path: Path) -> None:
