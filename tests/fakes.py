@@ -257,6 +257,7 @@ class _NetClient:
         self.cluster = self
         self.asked = 0
         self.closed = False
+        self.unauthorized_topics: set[str] = set()
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         logs = self._fake._logs.get(topic)
@@ -595,6 +596,7 @@ class FakeKafkaProducer:
             self.cluster.clock.advance(self.config["max_block_ms"] / 1000)
             if not self.cluster.away:
                 self._connection.note_answer()
+                self._connection.note_unknown([topic])
             raise kafka_errors.KafkaTimeoutError("Failed to update metadata")
         if partition is not None and partition >= len(self.cluster._logs[topic]):
             raise ValueError(f"Unrecognized partition {partition} for topic {topic}")

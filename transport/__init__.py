@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transport.connection import check_files
 from transport.errors import (
     BrokerUnavailable,
     CommitInDoubt,
@@ -49,6 +50,7 @@ __all__ = [
     "Transactions",
     "TransportError",
     "bounds",
+    "check_files",
     "create_topics",
     "missing_topics",
     "offset_at",

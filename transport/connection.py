@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from kafka import TopicPartition
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import create_connection
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.protocol.consumer.fetch import FetchRequest
+from kafka.protocol.metadata import MetadataRequest
 
-from transport.errors import ConfigurationRefused
+from transport.client_logs import keep_contents_out_of_logs
+from transport.refusals import Approach, Refused, refusal
+from transport.secrets import FilePassword, Password, secret
 from transport.settings import KafkaSettings
+from transport.tls import TlsFiles
+from transport.tokens import token_provider
+from transport.translation import translated
+
+keep_contents_out_of_logs()
 
 
 class Connection:
@@ -35,14 +53,17 @@ class Connection:
         self._clock = clock
         self._notes_voids = notes_voids
         self._voids: dict[TopicPartition, tuple[int, int]] = {}
+        self._unknown: frozenset[str] = frozenset()
         self._last_answer_s = clock()
         self._last_question_s = clock()
         self._client: Any = None
+        self._refusal: Refused | None = None
         self.answered = False
 
     def __call__(self, **configuration: Any) -> Any:
         """Make the network client; kafka-python calls this."""
-        return self.use(_ListeningClient(self._note_exchange, **configuration))
+        keep_contents_out_of_logs()
+        return self.use(_ListeningClient(self._note_exchange, self._note_refusal, **configuration))
 
     def use(self, client: Any) -> Any:
         """Take a network client made elsewhere, which calls `note_answer` itself; return it."""
@@ -66,11 +87,42 @@ class Connection:
         """
         return self._voids.get(partition, (0, 0))
 
+    def note_unknown(self, topics: Iterable[str]) -> None:
+        """Take note of the topics that a broker, asked about topics, did not know."""
+        self._unknown = frozenset(topics)
+
+    def is_unknown(self, topic: str) -> bool:
+        """Whether a broker has said, when it was asked about topics last, that this one does not exist."""
+        return topic in self._unknown
+
     def _note_exchange(self, request: Any, response: Any) -> None:
         self.note_answer(response)
+        if isinstance(request, MetadataRequest):
+            self.note_unknown(
+                topic.name for topic in response.topics if topic.error_code == UnknownTopicOrPartitionError.errno
+            )
         if self._notes_voids and isinstance(request, FetchRequest):
             for partition, first, end in _voids(request, response):
                 self.note_void(partition, first, end)
+
+    def _note_refusal(self, refused: Refused) -> None:
+        self._refusal = refused
+
+    def check(self) -> None:
+        """Raise what no retry mends, of what this client has been told so far.
+
+        kafka-python raises neither to who polls: a refused connection is a broker that is away to it, and topics that
+        our user may not see are never assigned.
+
+        Raises:
+            Forbidden: Credentials, certificates, or topics that our user may not see.
+            ConfigurationRefused: A setting.
+        """
+        if self._refusal is not None:
+            raise self._refusal.ours
+        if self._client is not None and self._client.cluster.unauthorized_topics:
+            error = TopicAuthorizationFailedError(self._client.cluster.unauthorized_topics)
+            raise translated(error, "look at topics") from error
 
     @property
     def last_answer_age_s(self) -> float:
@@ -107,11 +159,125 @@ class Connection:
             self._client = None
 
 
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
+    """kafka-python's connections, from which a refusal is heard and that wait for no broker without an end.
+
+    In kafka-python 3.0.12, each with a test on a real broker:
+
+    - A sign-in that a broker refuses, and a handshake whose certificates do not hold, count as a broker that is away,
+      and are tried for ever.
+    - A broker that accepts a connection and then says nothing holds a TLS handshake up for ever.
+    - What a broker says before it hangs up is dropped, and with it why it does not let us in.
+    - A client that never came to a broker says only that it ran out of time.
+    """
+
+    def __init__(self, net: Any, on_refusal: Callable[[Refused], None], **configuration: Any) -> None:
+        super().__init__(net, **configuration)
+        self._on_refusal = on_refusal
+        self._last_failure: BaseException | None = None
+
+    async def _connect(self, node: Any, conn: Any, **arguments: Any) -> None:
+        password = conn.config["sasl_plain_password"]
+        if isinstance(password, FilePassword):
+            conn.config["sasl_plain_password"] = password.again()
+        await super()._connect(node, conn, **arguments)
+        if not conn.init_future.failed():
+            conn.close_future.add_errback(self._note_failure)
+            return
+        self._note_failure(conn.init_future.exception)
+        refused = refusal(self._last_failure, f"broker {node.host}:{node.port}", self._approach)
+        if refused is not None:
+            # Raised from now on by everything that wants a connection to this broker.
+            self._auth_failures[node.node_id] = refused
+            self._on_refusal(refused)
+        self.update_backoff(node.node_id)
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        sock = await create_connection(
+            self._net, node.host, node.port, self.config["socket_options"], timeout_at=timeout_at
+        )
+        if not self.ssl_enabled:
+            return _TcpTransport(self._net, sock, host=node.host)
+        transport = None
+        try:
+            transport = _TlsTransport(self._net, sock, host=node.host, ssl_context=self.config["ssl_context"])
+            await transport.shake_hands(timeout_at)
+        except (OSError, KafkaTimeoutError) as error:
+            if transport is None:
+                sock.close()
+            else:
+                transport.abort(error)
+            raise KafkaConnectionError(f"no TLS handshake with {node.host}:{node.port}: {error}") from error
+        return transport
+
+    async def _do_bootstrap(self, deadline: float | None) -> Any:
+        try:
+            return await super()._do_bootstrap(deadline)
+        except KafkaTimeoutError as error:
+            if self._last_failure is None:
+                raise
+            raise KafkaTimeoutError(
+                f"{error.args[0]}; the last attempt ended with {self._last_failure}: where every attempt ends so, does "
+                f"the port speak {self.config['security_protocol']}, as security_protocol says?"
+            ) from error
+
+    def _note_failure(self, error: BaseException) -> None:
+        self._last_failure = error
+
+    @property
+    def _approach(self) -> Approach:
+        signs_in = self.config["security_protocol"].startswith("SASL")
+        tls = self.config["ssl_context"]
+        tokens = self.config["sasl_oauth_token_provider"]
+        password = self.config["sasl_plain_password"]
+        credentials = (
+            ("sasl_password_file" if isinstance(password, FilePassword) else "sasl_password")
+            if tokens is None
+            else tokens.setting
+        )
+        return Approach(
+            protocol=self.config["security_protocol"],
+            mechanism=self.config["sasl_mechanism"] if signs_in else None,
+            shows_certificate=isinstance(tls, TlsFiles) and tls.shows_certificate,
+            credentials=credentials,
+        )
+
+
+class _LastWords:
+    """Hears out who speaks and hangs up at once, as brokers do that refuse: kafka-python drops the last words."""
+
+    def _sock_recv(self) -> tuple[bytes, Any]:
+        data, error = super()._sock_recv()  # type: ignore[misc]  # of the transport
+        return (data, None) if data else (data, error)  # the next call meets the end again
+
+
+class _TcpTransport(_LastWords, KafkaTCPTransport):  # type: ignore[misc]  # kafka-python has no types
+    """kafka-python's connection without encryption."""
+
+
+class _TlsTransport(_LastWords, KafkaSSLTransport):  # type: ignore[misc]  # kafka-python has no types
+    """kafka-python's connection with TLS, whose handshake has a time limit."""
+
+    async def shake_hands(self, timeout_at: float | None) -> None:
+        while True:
+            try:
+                self._sock.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._net.wait_read(self._sock, timeout_at)
+            except ssl.SSLWantWriteError:
+                await self._net.wait_write(self._sock, timeout_at)
+            else:
+                return
+
+
 class _ListeningClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
     """kafka-python's network client, with an ear on the answers."""
 
-    def __init__(self, on_answer: Callable[[Any, Any], None], **configuration: Any) -> None:
-        super().__init__(**configuration)
+    def __init__(
+        self, on_answer: Callable[[Any, Any], None], on_refusal: Callable[[Refused], None], **configuration: Any
+    ) -> None:
+        net = NetworkSelector(**configuration)
+        super().__init__(net, _Manager(net, on_refusal, **configuration))
         send = self._manager.send
 
         def send_and_listen(request: Any, node_id: Any = None, request_timeout_ms: Any = None) -> Future:
@@ -150,8 +316,8 @@ def client_configuration(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the settings under kafka-python's names; holds secrets in the clear, so never log it.
 
     Raises:
-        ConfigurationRefused: A certificate or key cannot be read. kafka-python would count that as a broker that
-            is away, and try for ever.
+        ConfigurationRefused: A certificate, a key or a file with a secret cannot be read. kafka-python would count
+            that as a broker that is away, and try for ever.
     """
     configuration: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
@@ -163,43 +329,32 @@ def client_configuration(kafka: KafkaSettings) -> dict[str, Any]:
         "metadata_max_age_ms": milliseconds(kafka.metadata_max_age_s),
     }
     if kafka.security_protocol in ("SSL", "SASL_SSL"):
-        configuration["ssl_context"] = _tls(kafka)
+        configuration["ssl_context"] = TlsFiles(kafka)
     if kafka.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
-        configuration |= {
-            "sasl_mechanism": kafka.sasl_mechanism,
-            "sasl_plain_username": kafka.sasl_username,
-            "sasl_plain_password": kafka.sasl_password.get_secret_value() if kafka.sasl_password else None,
-        }
+        configuration |= {"sasl_mechanism": kafka.sasl_mechanism} | _credentials(kafka)
     return configuration
+
+
+def check_files(kafka: KafkaSettings) -> None:
+    """Read what the settings name, certificates and files with secrets, without going anywhere.
+
+    Raises:
+        ConfigurationRefused: One of them cannot be read; says which.
+    """
+    client_configuration(kafka)
+
+
+def _credentials(kafka: KafkaSettings) -> dict[str, Any]:
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        return {"sasl_oauth_token_provider": token_provider(kafka)}
+    password = (
+        Password(secret(kafka, "sasl_password"))
+        if kafka.sasl_password_file is None
+        else FilePassword.read(kafka.sasl_password_file, setting="sasl_password_file")
+    )
+    return {"sasl_plain_username": kafka.sasl_username, "sasl_plain_password": password}
 
 
 def milliseconds(seconds: float) -> int:
     """Return at least one millisecond: kafka-python takes 0 for "do not wait at all"."""
     return max(1, round(seconds * 1000))
-
-
-def _tls(kafka: KafkaSettings) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = kafka.ssl_check_hostname
-    try:
-        if kafka.ssl_cafile is None:
-            context.load_default_certs()
-        else:
-            context.load_verify_locations(kafka.ssl_cafile)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationRefused(
-            f"ssl_cafile {kafka.ssl_cafile!r} holds no certificates that can be read ({error}): give a PEM file",
-            setting="ssl_cafile",
-        ) from error
-    if kafka.ssl_certfile is not None:
-        password = kafka.ssl_password.get_secret_value() if kafka.ssl_password else ""
-        try:
-            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, password)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationRefused(
-                f"ssl_certfile {kafka.ssl_certfile!r} and ssl_keyfile {kafka.ssl_keyfile!r} cannot be read together "
-                f"({error}): give PEM files that belong together, and ssl_password if the key has one",
-                setting="ssl_certfile",
-            ) from error
-    return context

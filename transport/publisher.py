@@ -202,12 +202,8 @@ class KafkaPublisher:
         )
 
     def _is_unknown(self, topic: str) -> bool:
-        """Whether the broker has told this producer about its topics, and this one is not among them."""
-        return (
-            self._producer is not None
-            and self._connection.last_answer_age_s < self._settings.publish_timeout_s / 2
-            and not self._connection.partitions_of(topic)
-        )
+        """Whether the broker has told this producer that it has no such topic."""
+        return self._producer is not None and self._connection.is_unknown(topic)
 
     def _drop(self) -> None:
         producer, self._producer = self._producer, None

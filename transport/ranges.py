@@ -126,6 +126,7 @@ class RangeReader:
         """
         if self._closed:
             raise ValueError("the reader is closed: make a new one from its position to go on reading")
+        self._connection.check()
         if self.done:
             return None
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -17,6 +18,23 @@ from pydantic import (
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 StartAt = Literal["earliest", "latest"]
+
+SECRETS = ("ssl_password", "sasl_password", "sasl_oauth_client_secret")
+"""Settings whose value is never shown; each may come from a file instead, by the setting of its name and `_file`."""
+
+_TLS = ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_password_file")
+_OF_PASSWORDS = ("sasl_username", "sasl_password", "sasl_password_file")
+_OF_TOKENS = (
+    "sasl_oauth_token_file",
+    "sasl_oauth_token_url",
+    "sasl_oauth_client_id",
+    "sasl_oauth_client_secret",
+    "sasl_oauth_client_secret_file",
+    "sasl_oauth_scope",
+    "sasl_oauth_cafile",
+)
+_SASL = ("sasl_mechanism", *_OF_PASSWORDS, *_OF_TOKENS)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class KafkaSettings(BaseModel):
@@ -41,12 +59,37 @@ class KafkaSettings(BaseModel):
     ssl_certfile: str | None = Field(None, description="PEM file of our own certificate, where brokers ask for one.")
     ssl_keyfile: str | None = Field(None, description="PEM file of our certificate's private key.")
     ssl_password: SecretStr | None = Field(None, description="Password of the private key.")
+    ssl_password_file: str | None = Field(None, description="File with the password of the private key.")
     ssl_check_hostname: bool = Field(True, description="Whether a broker's certificate must bear its host name.")
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
         None, description="How to sign in; needed by the SASL protocols."
     )
-    sasl_username: str | None = Field(None, description="Who signs in.")
-    sasl_password: SecretStr | None = Field(None, description="Password of who signs in.")
+    sasl_username: str | None = Field(None, min_length=1, description="Who signs in, with PLAIN and SCRAM.")
+    sasl_password: SecretStr | None = Field(None, description="Password of who signs in, with PLAIN and SCRAM.")
+    sasl_password_file: str | None = Field(
+        None, description="File with the password of who signs in; read again for every connection."
+    )
+    sasl_oauth_token_file: str | None = Field(
+        None, description="File with the token for OAUTHBEARER; read again for every connection."
+    )
+    sasl_oauth_token_url: str | None = Field(
+        None,
+        description="Where tokens for OAUTHBEARER are asked for, by the client credentials grant of OAuth 2; https.",
+    )
+    sasl_oauth_client_id: str | None = Field(None, min_length=1, description="Who asks for tokens.")
+    sasl_oauth_client_secret: SecretStr | None = Field(None, description="Secret of who asks for tokens.")
+    sasl_oauth_client_secret_file: str | None = Field(
+        None, description="File with the secret of who asks for tokens; read again for every token."
+    )
+    sasl_oauth_scope: str | None = Field(None, description="Scopes of the tokens, separated by spaces.")
+    sasl_oauth_cafile: str | None = Field(
+        None,
+        description="PEM file of the authorities that sign the certificate of `sasl_oauth_token_url`; the system's "
+        "where not given.",
+    )
+    sasl_oauth_timeout_s: float = Field(
+        5.0, gt=0.0, le=30.0, description="Give up one attempt to get a token after this; heartbeats wait for it."
+    )
     connect_timeout_s: PositiveFloat = Field(
         5.0, description="Give up one attempt to reach any broker after this; the next attempt is the caller's."
     )
@@ -69,20 +112,76 @@ class KafkaSettings(BaseModel):
                 raise ValueError(f"{server.strip()!r} is no address of a broker: write host:port, separated by commas")
         return value
 
+    @field_validator("sasl_oauth_token_url")
+    @classmethod
+    def _secrets_travel_encrypted(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = urlsplit(value)
+        if url.username is not None or url.password is not None:
+            raise ValueError(
+                "it holds a user or a password, which addresses are logged with: set sasl_oauth_client_id and "
+                "sasl_oauth_client_secret instead"
+            )
+        if not url.hostname or url.scheme not in ("http", "https"):
+            raise ValueError(f"{value!r} is no address of a token endpoint: write https://host/path")
+        if url.scheme == "http" and url.hostname not in _LOOPBACK:
+            raise ValueError(f"{value!r} would send the client's secret unencrypted: write https://")
+        return value
+
     @model_validator(mode="after")
     def _security_is_complete(self) -> Self:
+        self._check_no_secret_twice()
         if self.security_protocol.startswith("SASL"):
-            for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
-                if getattr(self, name) is None:
-                    raise ValueError(f"security_protocol is {self.security_protocol} and {name} is missing: set {name}")
-        elif self.sasl_username is not None or self.sasl_mechanism is not None:
+            self._check_sign_in()
+        elif given := [name for name in _SASL if getattr(self, name) is not None]:
             raise ValueError(
-                f"sasl_* is set and security_protocol is {self.security_protocol}, so nobody would sign in: "
+                f"{given[0]} is set and security_protocol is {self.security_protocol}, so nobody would sign in: "
                 f"set security_protocol to SASL_SSL (or SASL_PLAINTEXT), or drop the sasl_* settings"
             )
+        if self.security_protocol in ("PLAINTEXT", "SASL_PLAINTEXT"):
+            given = [name for name in _TLS if getattr(self, name) is not None]
+            if given:
+                raise ValueError(
+                    f"{given[0]} is set and security_protocol is {self.security_protocol}, so nothing would be "
+                    f"encrypted: set security_protocol to {self.security_protocol.replace('PLAINTEXT', 'SSL')}, or "
+                    f"drop the ssl_* settings"
+                )
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise ValueError("ssl_certfile and ssl_keyfile belong together: set both or neither")
         return self
+
+    def _check_no_secret_twice(self) -> None:
+        for name in SECRETS:
+            if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
+                raise ValueError(f"{name} and {name}_file are both set, and only one can be right: drop one")
+
+    def _check_sign_in(self) -> None:
+        if self.sasl_mechanism is None:
+            raise ValueError(
+                f"security_protocol is {self.security_protocol} and sasl_mechanism is missing: set sasl_mechanism"
+            )
+        others = _OF_PASSWORDS if self.sasl_mechanism == "OAUTHBEARER" else _OF_TOKENS
+        if unused := [name for name in others if getattr(self, name) is not None]:
+            raise ValueError(
+                f"{unused[0]} is set and sasl_mechanism is {self.sasl_mechanism}, which has no use for it: drop it, or "
+                f"change sasl_mechanism"
+            )
+        needed = [("sasl_username",), ("sasl_password", "sasl_password_file")]
+        if self.sasl_mechanism == "OAUTHBEARER":
+            needed = [("sasl_oauth_token_file", "sasl_oauth_token_url")]
+            if self.sasl_oauth_token_url is not None:
+                needed += [("sasl_oauth_client_id",), ("sasl_oauth_client_secret", "sasl_oauth_client_secret_file")]
+        for names in needed:
+            if all(getattr(self, name) is None for name in names):
+                raise ValueError(
+                    f"sasl_mechanism is {self.sasl_mechanism} and {' or '.join(names)} is missing: set "
+                    f"{names[0] if len(names) == 1 else 'one of them'}"
+                )
+        if self.sasl_oauth_token_file is not None and self.sasl_oauth_token_url is not None:
+            raise ValueError(
+                "sasl_oauth_token_file and sasl_oauth_token_url are both set, and only one can be right: drop one"
+            )
 
 
 class SourceSettings(BaseModel):

@@ -92,6 +92,7 @@ class KafkaSource:
             raise ValueError("the source is closed: make a new one to go on reading")
         if not self._connected():
             return None
+        self._connection.check()
         self._connection.ask_if_silent(_SILENCE_S)
         timeout_s = self._settings.poll_timeout_s
         deadline = self._clock() + (timeout_s if within_s is None else min(timeout_s, within_s))

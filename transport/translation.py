@@ -6,6 +6,7 @@ from kafka import errors as kafka_errors
 from kafka.errors import KafkaError
 
 from transport.errors import BrokerUnavailable, ConfigurationRefused, Forbidden, TransportError
+from transport.refusals import Refused
 
 # A member that the group has put out or is moving: the next poll joins again.
 _MEMBERSHIP = (
@@ -78,8 +79,12 @@ def translated(error: KafkaError, doing: str) -> TransportError:
         error: What kafka-python raised.
         doing: What we were about to do, as in "could not ...".
     """
+    if isinstance(error, Refused):
+        return error.ours
     if isinstance(error, kafka_errors.TopicAuthorizationFailedError):
-        topics = ", ".join(sorted(map(str, error.args[0]))) if error.args and error.args[0] else "a topic"
+        named = error.args[0] if error.args else ()
+        topics = named if isinstance(named, str) else ", ".join(sorted(map(str, named)))
+        topics = topics or "a topic"
         return Forbidden(
             f"could not {doing}: no right to topic {topics}; grant it to our user, or correct topics", setting="topics"
         )

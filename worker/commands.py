@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from transport import ConfigurationRefused, Forbidden, TransportError
+from transport import ConfigurationRefused, Forbidden, TransportError, check_files
 from worker.clock import Stop, stopping_on_signals
 from worker.configuration import configure, flag_parser
 from worker.dlq_commands import dlq_app
@@ -67,6 +67,7 @@ def work_command(arguments: Sequence[str]) -> int:
     log_to(None, level=settings.log_level, form=settings.log_format)
     stop = Stop()
     try:
+        check_files(settings.kafka)  # before anything is waited for
         with stopping_on_signals(stop):
             serve(settings, stop=stop)
     except WorkerError as error:

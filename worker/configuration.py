@@ -102,6 +102,9 @@ class _Parser(argparse.ArgumentParser):
             # Not what follows it: that may be the password that a misspelled flag was to set.
             hint = _near(unknown[1], [setting.flag for setting in settings()])
             message = f"{unknown[1]} is not a setting{hint}"
+        elif message.startswith("unrecognized arguments:"):
+            # Not what they are: the rest of a password with a space in it, maybe.
+            message = "something stands there that is no flag and no flag's value: put values with spaces in quotes"
         raise SettingsRefused(f"flags: {message}; `--help` lists all settings")
 
 
@@ -113,7 +116,8 @@ def flag_parser(program: str = "offbeat work") -> argparse.ArgumentParser:
         description="Consume a Kafka topic, score its records in batches, publish an alert for every anomaly.",
         epilog=f"Every setting is also a variable ({ENVIRONMENT_PREFIX} and the name in capitals, a dot as two "
         "underscores: OFFBEAT_KAFKA__BOOTSTRAP_SERVERS) and a key of the TOML file. A flag wins over a variable, a "
-        "variable over the file. Give secrets as variables or in the file: other users of the machine can see flags.",
+        "variable over the file. Give secrets in files of their own (--kafka.sasl-password-file), as variables or in "
+        "the TOML file: other users of the machine can see flags.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
 import threading
+from contextlib import suppress
+from email.utils import formatdate
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -17,26 +19,55 @@ from worker.status import Status
 
 logger = logging.getLogger(__name__)
 
-_MOST_REQUESTS = 16
-_REQUEST_TIMEOUT_S = 5.0
+MOST_CONNECTIONS = 64
+"""How many are open at a time; one more, and the one that has been open for longest is closed."""
+
+MOST_REQUEST_BYTES = 8192
+"""Longest request line and headers together."""
+
+REQUEST_TIMEOUT_S = 5.0
+"""How long a client has for all of it: to send its request and to take the answer."""
+
+_TEXT = "text/plain; charset=utf-8"
+_END_OF_HEAD = b"\r\n\r\n"
+_CLOSE_TIMEOUT_S = 2.0
 
 
 class HealthServer:
-    """Serves `/metrics`, `/livez`, `/readyz` and `/statusz`, and nothing else, from threads beside the loop.
+    """Serves `/metrics`, `/livez`, `/readyz` and `/statusz` to GET and HEAD, and nothing else, beside the loop.
 
-    At most 16 requests at a time, each with 5 s to be sent; more are closed unanswered.
+    One thread and at most 64 connections, whoever asks and however slowly: a client has 5 s and 8 KiB for its whole
+    request, and where the room is full the oldest connection makes way, so that those who say nothing keep nobody
+    out who has something to ask. Every connection carries one request. Bodies of requests are not read.
     """
 
-    def __init__(self, host: str, port: int, *, registry: CollectorRegistry, status: Status) -> None:
-        self._server = _Server((host, port), registry, status)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        registry: CollectorRegistry,
+        status: Status,
+        request_timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> None:
+        """Listen, and answer from `start` on.
+
+        Raises:
+            OSError: Nobody can listen there.
+        """
+        self._socket = _listening(host, port)
+        self._pages = _Pages(registry, status)
+        self._request_timeout_s = request_timeout_s
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # oldest first
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
     @property
     def address(self) -> str:
         """Where it listens, as a URL."""
-        host, port = self._server.server_address[:2]
-        text = host if isinstance(host, str) else host.decode()
-        return f"http://[{text}]:{port}" if ":" in text else f"http://{text}:{port}"
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def start(self) -> None:
         """Begin to answer."""
@@ -44,76 +75,153 @@ class HealthServer:
 
     def close(self) -> None:
         """Stop answering."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=1.0)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self, address: tuple[str, int], registry: CollectorRegistry, status: Status) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        self.registry = registry
-        self.status = status
-        self._room = threading.BoundedSemaphore(_MOST_REQUESTS)
-        super().__init__(address, _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._room.acquire(blocking=False):
-            self.shutdown_request(request)
+        if self._thread.ident is None:
+            self._socket.close()
+            self._loop.close()
             return
-        super().process_request(request, client_address)
+        with suppress(RuntimeError):  # its thread ended by itself
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=_CLOSE_TIMEOUT_S)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(
+            self._connected, sock=self._socket, limit=MOST_REQUEST_BYTES, backlog=MOST_CONNECTIONS
+        )
+        await self._stop.wait()
+        server.close()
+        for task, writer in list(self._connections.items()):
+            writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= MOST_CONNECTIONS:
+            oldest = next(iter(self._connections))
+            self._connections.pop(oldest).transport.abort()
+            oldest.cancel()
+        task = asyncio.ensure_future(self._converse(reader, writer))
+        self._connections[task] = writer
+        task.add_done_callback(lambda done: self._connections.pop(done, None))
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request and its answer, all within the time limit."""
         try:
-            super().process_request_thread(request, client_address)
+            async with asyncio.timeout(self._request_timeout_s):
+                writer.transport.set_write_buffer_limits(0)  # drained means sent
+                answer = await self._answer(reader)
+                if answer is None:
+                    return
+                writer.write(answer)
+                await writer.drain()
+                # Closing with something unread would reset the connection, and the answer with it.
+                writer.write_eof()
+                while await reader.read(MOST_REQUEST_BYTES):
+                    pass
+        except (TimeoutError, OSError) as error:
+            logger.debug(
+                "a request could not be answered. client=%s error=%r", writer.get_extra_info("peername"), error
+            )
         finally:
-            self._room.release()
+            writer.transport.abort()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - http.server's signature
-        logger.debug("a request could not be answered. client=%s", client_address, exc_info=True)
+    async def _answer(self, reader: asyncio.StreamReader) -> bytes | None:
+        """Read a request and return its answer; None where the client left before the end of it."""
+        try:
+            head = await reader.readuntil(_END_OF_HEAD)
+        except asyncio.LimitOverrunError:
+            return _too_long().encode("GET")
+        except asyncio.IncompleteReadError:
+            return None
+        line, _, _ = head.partition(b"\r\n")
+        return self._pages.answer(line.decode("latin-1"))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    timeout = _REQUEST_TIMEOUT_S
-    server_version = "offbeat"
-    sys_version = ""
+class _Answer(NamedTuple):
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+    headers: tuple[str, ...] = ()
 
-    def do_GET(self) -> None:
-        """Answer one of the four paths."""
-        path = self.path.partition("?")[0]
+    def encode(self, method: str) -> bytes:
+        """The answer on the wire. It names no software and no version."""
+        lines = (
+            f"HTTP/1.1 {self.status.value} {self.status.phrase}",
+            f"Date: {formatdate(usegmt=True)}",
+            f"Content-Type: {self.content_type}",
+            f"Content-Length: {len(self.body)}",
+            "Cache-Control: no-store",
+            "X-Content-Type-Options: nosniff",
+            "Connection: close",
+            *self.headers,
+        )
+        head = "\r\n".join(lines).encode("latin-1") + _END_OF_HEAD
+        return head if method == "HEAD" else head + self.body
+
+
+class _Pages:
+    """What is answered to a request line."""
+
+    def __init__(self, registry: CollectorRegistry, status: Status) -> None:
+        self._registry = registry
+        self._status = status
+
+    def answer(self, line: str) -> bytes:
+        """The answer to `METHOD TARGET HTTP/1.x`."""
+        parts = line.split(" ")
+        if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
+            return _plain(HTTPStatus.BAD_REQUEST, "bad request: this is no HTTP/1 request").encode("GET")
+        method, target, _ = parts
+        try:
+            return self._page(method, target.partition("?")[0]).encode(method)
+        except Exception:
+            logger.warning("a page could not be made; the next request tries again. target=%r", target, exc_info=True)
+            return _plain(HTTPStatus.INTERNAL_SERVER_ERROR, "the page could not be made: see the log").encode(method)
+
+    def _page(self, method: str, path: str) -> _Answer:
+        if method not in ("GET", "HEAD"):
+            refusal = _plain(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD: nothing can be sent here")
+            return refusal._replace(headers=("Allow: GET, HEAD",))
         if path == "/metrics":
-            self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(self.server.registry))
-        elif path == "/livez":
-            self._answer_reasons(self.server.status.why_not_live())
-        elif path == "/readyz":
-            self._answer_reasons(self.server.status.why_not_ready())
-        elif path == "/statusz":
-            body = json.dumps(self.server.status.snapshot(), indent=2).encode()
-            self._answer(HTTPStatus.OK, "application/json", body)
-        else:
-            text = b"not found: there are /metrics, /livez, /readyz and /statusz\n"
-            self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", text)
+            return _Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(self._registry))
+        if path == "/livez":
+            return _reasons(self._status.why_not_live())
+        if path == "/readyz":
+            return _reasons(self._status.why_not_ready())
+        if path == "/statusz":
+            return _Answer(HTTPStatus.OK, "application/json", json.dumps(self._status.snapshot(), indent=2).encode())
+        return _plain(HTTPStatus.NOT_FOUND, "not found: there are /metrics, /livez, /readyz and /statusz")
 
-    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
-    def _answer_reasons(self, reasons: list[str]) -> None:
-        status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-        self._answer(status, "text/plain; charset=utf-8", ("\n".join(reasons or ["ok"]) + "\n").encode())
+def _reasons(reasons: list[str]) -> _Answer:
+    return _plain(HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, "\n".join(reasons or ["ok"]))
 
-    def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that http.server gives it
-        """Probes come every few seconds and are not news."""
-        logger.debug(format, *args)
+def _too_long() -> _Answer:
+    return _plain(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a request has at most {MOST_REQUEST_BYTES} bytes of headers"
+    )
+
+
+def _plain(status: HTTPStatus, text: str) -> _Answer:
+    return _Answer(status, _TEXT, f"{text}\n".encode())
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address; on the first that the host's name stands for."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(MOST_CONNECTIONS)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening

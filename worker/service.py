@@ -193,11 +193,14 @@ def check_topics(settings: WorkerSettings, *, missing_of: Callable[..., list[str
         return
     if wrong := [f"{name}: topic {topic!r} does not exist" for name, topic in outputs.items() if topic in missing]:
         raise SettingsRefused(
-            f"{'; '.join(wrong)}: none is created by itself: create it (kafka-topics.sh --create), or mend the name"
+            f"{'; '.join(wrong)}, or our user may not see it: none is created by itself: create it (kafka-topics.sh "
+            "--create), mend the name, or grant Describe and Write"
         )
     for topic in sorted(missing):
         logger.warning(
-            "input topic %s does not exist yet; nothing is read from it before it does. topic=%s", topic, topic
+            "input topic %s does not exist yet, or our user may not see it; nothing is read from it before. topic=%s",
+            topic,
+            topic,
         )
 
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -87,14 +88,37 @@ class KafkaBroker:
     Use it as a context manager, or call `start` and `close`. `stop`, `kill` and `start` again keep port and data.
     """
 
-    def __init__(self, *, heap_mb: int = 512, properties: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        heap_mb: int = 512,
+        properties: dict[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
+        scram: Mapping[str, str] | None = None,
+    ) -> None:
+        """Prepare it; `start` starts it.
+
+        Args:
+            heap_mb: Memory of the JVM.
+            properties: Settings of the server, beside those that every test needs.
+            listeners: Security protocol of each listener beside the plain one, by its name in capitals.
+            scram: Passwords by user, for the SCRAM mechanisms.
+        """
         self._jars = jars()
         self._heap_mb = heap_mb
         self._directory = Path(tempfile.mkdtemp(prefix="offbeat-kafka-"))
-        self._port, controller_port = _free_ports(2)
+        names = list(listeners or {})
+        self._port, controller_port, *more = _free_ports(2 + len(names))
+        self._ports = dict(zip(names, more, strict=True))
+        self._scram = scram or {}
         self._log = self._directory / "server.log"
         self._configuration = self._directory / "server.properties"
-        settings = _properties(self._port, controller_port, self._directory / "data") | (properties or {})
+        settings = _properties(self._port, controller_port, self._directory / "data")
+        for name, port in self._ports.items():
+            settings["listeners"] += f",{name}://127.0.0.1:{port}"
+            settings["advertised.listeners"] += f",{name}://localhost:{port}"
+            settings["listener.security.protocol.map"] += f",{name}:{(listeners or {})[name]}"
+        settings |= properties or {}
         self._configuration.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         self._process: subprocess.Popen[bytes] | None = None
         self._formatted = False
@@ -103,6 +127,10 @@ class KafkaBroker:
     def bootstrap_servers(self) -> str:
         """Where clients reach it."""
         return f"127.0.0.1:{self._port}"
+
+    def address_of(self, listener: str) -> str:
+        """Where clients reach one of the listeners, by the name that its certificates bear."""
+        return f"localhost:{self._ports[listener]}"
 
     @property
     def settings(self) -> KafkaSettings:
@@ -125,7 +153,14 @@ class KafkaBroker:
         """Start it and wait until it answers."""
         assert self._process is None, "the broker runs already"
         if not self._formatted:
-            self._run_tool("kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._configuration))
+            credentials = [
+                f"--add-scram={mechanism}=[name={user},password={password}]"
+                for user, password in self._scram.items()
+                for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+            ]
+            self._run_tool(
+                "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._configuration), *credentials
+            )
             self._formatted = True
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -11,6 +11,9 @@ from pydantic import SecretStr, ValidationError
 from transport import ConfigurationRefused, KafkaSettings, SourceSettings
 from transport.connection import client_configuration
 
+PLAIN = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "sasl_username": "me"}
+BEARER = {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER"}
+
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
@@ -20,6 +23,19 @@ from transport.connection import client_configuration
         ({"security_protocol": "SASL_SSL"}, "sasl_mechanism is missing"),
         ({"sasl_username": "me"}, "nobody would sign in"),
         ({"security_protocol": "SSL", "ssl_certfile": "c.pem"}, "belong together"),
+        ({"ssl_cafile": "ca.pem"}, "nothing would be encrypted: set security_protocol to SSL"),
+        (PLAIN | {"sasl_password": "p", "sasl_password_file": "f"}, "are both set"),
+        (PLAIN, "sasl_password or sasl_password_file is missing"),
+        (
+            PLAIN | {"sasl_password": "p", "sasl_oauth_scope": "s"},
+            "sasl_oauth_scope is set and sasl_mechanism is PLAIN",
+        ),
+        (BEARER, "sasl_oauth_token_file or sasl_oauth_token_url is missing"),
+        (BEARER | {"sasl_oauth_token_url": "https://a/b"}, "sasl_oauth_client_id is missing"),
+        (BEARER | {"sasl_oauth_token_url": "http://a/b"}, "unencrypted"),
+        (BEARER | {"sasl_oauth_token_url": "ftp://a/b"}, "no address of a token endpoint"),
+        (BEARER | {"sasl_oauth_token_url": "https://me:hush@a/b"}, "sasl_oauth_client_secret instead"),
+        (BEARER | {"sasl_oauth_token_file": "t", "sasl_username": "me"}, "has no use for it"),
         ({"bootstrap_server": "a:9092"}, "Extra inputs"),
     ],
 )
@@ -68,7 +84,8 @@ def test_passwords_are_shown_to_the_client_and_to_nobody_else() -> None:
     [
         ({"ssl_cafile": "missing.pem"}, "ssl_cafile"),
         ({"ssl_cafile": "rubbish.pem"}, "ssl_cafile"),
-        ({"ssl_certfile": "rubbish.pem", "ssl_keyfile": "missing.pem"}, "ssl_certfile"),
+        ({"ssl_certfile": "rubbish.pem", "ssl_keyfile": "missing.pem"}, "ssl_keyfile"),
+        ({"ssl_certfile": "rubbish.pem", "ssl_keyfile": "rubbish.pem"}, "ssl_certfile"),
     ],
 )
 def test_a_certificate_that_cannot_be_read_is_no_broker_that_is_away(
@@ -85,8 +102,10 @@ def test_a_certificate_that_cannot_be_read_is_no_broker_that_is_away(
 
 
 def test_tls_checks_certificates_and_host_names_unless_told_otherwise() -> None:
-    strict = client_configuration(KafkaSettings(security_protocol="SSL"))["ssl_context"]
-    lax = client_configuration(KafkaSettings(security_protocol="SSL", ssl_check_hostname=False))["ssl_context"]
+    strict = client_configuration(KafkaSettings(security_protocol="SSL"))["ssl_context"].current()
+    lax = client_configuration(KafkaSettings(security_protocol="SSL", ssl_check_hostname=False))[
+        "ssl_context"
+    ].current()
 
     assert (strict.check_hostname, lax.check_hostname) == (True, False)
     assert strict.verify_mode == lax.verify_mode == 2

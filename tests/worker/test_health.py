@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.metrics_core import Metric
 
 from tests.fakes import FakeClock
 from tests.worker.bench import BenchClock
 from transport import Partition
-from worker.health import HealthServer
+from worker.health import MOST_CONNECTIONS, HealthServer
 from worker.metrics import WorkerMetrics
 from worker.status import Status
 
@@ -51,6 +57,22 @@ def get(server: HealthServer, path: str, method: str = "GET") -> tuple[int, str]
         return answer.status, answer.read().decode()
     finally:
         connection.close()
+
+
+def connected(server: HealthServer) -> socket.socket:
+    host, port = server.address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+def said_to(server: HealthServer, request: bytes) -> bytes:
+    """All that comes back."""
+    with connected(server) as client, client.makefile("rb") as answer:
+        client.sendall(request)
+        return answer.read()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_running_worker_is_live_and_ready(status: Status) -> None:
@@ -154,16 +176,112 @@ def test_nothing_else_is_served(server: HealthServer, path: str) -> None:
     assert get(server, path)[0] == 404
 
 
-def test_nothing_can_be_sent_to_it(server: HealthServer) -> None:
-    assert get(server, "/metrics", "POST")[0] == 501
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT"])
+def test_nothing_can_be_sent_to_it(server: HealthServer, method: str) -> None:
+    assert get(server, "/metrics", method)[0] == 405
 
 
 def test_a_head_request_has_no_body(server: HealthServer) -> None:
     assert get(server, "/livez", "HEAD") == (200, "")
 
 
-def test_a_request_line_without_an_end_is_refused(server: HealthServer) -> None:
-    assert get(server, "/" + "x" * 70_000)[0] == 414
+def test_an_answer_names_neither_the_software_nor_its_version(server: HealthServer) -> None:
+    for path in ("/livez", "/nothing", "/statusz"):
+        head = said_to(server, f"GET {path} HTTP/1.1\r\n\r\n".encode()).partition(b"\r\n\r\n")[0].lower()
+
+        assert b"server:" not in head
+        assert b"python" not in head
+        assert b"offbeat" not in head
+
+
+@pytest.mark.parametrize("request_", [b"GET /" + b"x" * 70_000, b"GET /livez HTTP/1.1\r\nCookie: " + b"x" * 1_000_000])
+def test_a_request_without_an_end_is_refused_at_8_kib(server: HealthServer, request_: bytes) -> None:
+    assert said_to(server, request_).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "request_", [b"\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01 a b\r\n\r\n", b"GET /livez HTTP/2\r\n\r\n"]
+)
+def test_what_is_no_request_is_told_so(server: HealthServer, request_: bytes) -> None:
+    assert said_to(server, request_).startswith(b"HTTP/1.1 400 ")
+
+
+def test_the_body_of_a_request_is_not_taken_for_another_request(server: HealthServer) -> None:
+    said = said_to(server, b"GET /livez HTTP/1.1\r\nContent-Length: 27\r\n\r\nGET /statusz HTTP/1.1\r\n\r\n")
+
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert said.endswith(b"ok\n")
+
+
+def test_probes_are_answered_while_hundreds_of_connections_say_nothing(server: HealthServer) -> None:
+    """Slow loris: each half-open connection costs a descriptor only as long as there is room, and never a thread."""
+    before, threads = open_files(), threading.active_count()
+    with ExitStack() as idle:
+        clients = [idle.enter_context(connected(server)) for _ in range(400)]
+        for client in clients:
+            with suppress(OSError):  # made way already
+                client.send(b"GET /livez HTT")
+
+        assert get(server, "/livez") == (200, "ok\n")
+        assert open_files() - before - len(clients) <= MOST_CONNECTIONS
+        assert threading.active_count() == threads
+
+
+def test_a_client_that_sends_a_byte_now_and_then_is_cut_off_in_the_end(status: Status) -> None:
+    server = HealthServer("127.0.0.1", 0, registry=CollectorRegistry(), status=status, request_timeout_s=0.3)
+    server.start()
+
+    with connected(server) as client:
+        sent = drip(client, at_most=200)
+    server.close()
+
+    assert sent < 200
+
+
+def drip(client: socket.socket, *, at_most: int) -> int:
+    """Send a byte every 50 ms; return how many, when the other side has hung up or all are sent."""
+    client.settimeout(0.05)
+    for sent in range(at_most):
+        try:
+            client.send(b"x")
+            client.recv(1)
+        except TimeoutError:
+            continue
+        except OSError:
+            pass
+        return sent
+    return at_most
+
+
+@pytest.mark.timeout(30)
+def test_a_client_that_takes_no_answer_is_cut_off(status: Status) -> None:
+    registry = CollectorRegistry()
+    Counter("long_total", "more than sockets hold " * 2_000_000, registry=registry)
+    server = HealthServer("127.0.0.1", 0, registry=registry, status=status, request_timeout_s=1.0)
+    server.start()
+    with connected(server) as client:
+        client.send(b"GET /metrics HTTP/1.1\r\n\r\n")
+        client.recv(1)
+        files = open_files()
+
+        while open_files() >= files:  # until the server lets go
+            time.sleep(0.05)
+    server.close()
+
+
+def test_a_page_that_fails_is_a_500_and_the_others_go_on(status: Status) -> None:
+    class Broken:
+        def collect(self) -> Iterator[Metric]:
+            raise RuntimeError("out of order")
+
+    registry = CollectorRegistry()
+    registry.register(Broken())
+    server = HealthServer("127.0.0.1", 0, registry=registry, status=status)
+    server.start()
+
+    assert get(server, "/metrics") == (500, "the page could not be made: see the log\n")
+    assert get(server, "/livez")[0] == 200
+    server.close()
 
 
 def test_it_listens_on_the_address_that_it_was_given_and_on_no_other(server: HealthServer) -> None:

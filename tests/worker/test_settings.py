@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from transport.settings import SECRETS
 from worker.configuration import Configuration, configure
 from worker.errors import SettingsRefused
 from worker.settings import settings, settings_table
@@ -73,6 +74,50 @@ def test_what_follows_a_misspelled_flag_is_not_repeated_for_it_may_be_a_password
 
     assert "did you mean --kafka.sasl-password?" in message
     assert "hunter2" not in message
+
+
+def test_what_stands_between_flags_is_not_repeated_for_it_may_be_the_rest_of_a_password() -> None:
+    message = refusal("--kafka.sasl-password", "hunter2", "and", "more")
+
+    assert "put values with spaces in quotes" in message
+    assert "more" not in message.replace("for more", "")
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_every_secret_is_also_a_setting_for_a_file_by_flag_variable_and_key(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text(f'[kafka]\n{name}_file = "from-file"\n')
+    protocol = {"OFFBEAT_KAFKA__SECURITY_PROTOCOL": "SASL_SSL"}
+    who = {
+        "ssl_password": {"OFFBEAT_KAFKA__SASL_MECHANISM": "PLAIN", "OFFBEAT_KAFKA__SASL_USERNAME": "me"},
+        "sasl_password": {"OFFBEAT_KAFKA__SASL_MECHANISM": "PLAIN", "OFFBEAT_KAFKA__SASL_USERNAME": "me"},
+        "sasl_oauth_client_secret": {
+            "OFFBEAT_KAFKA__SASL_MECHANISM": "OAUTHBEARER",
+            "OFFBEAT_KAFKA__SASL_OAUTH_TOKEN_URL": "https://id.example.org/token",
+            "OFFBEAT_KAFKA__SASL_OAUTH_CLIENT_ID": "me",
+        },
+    }[name]
+    if name == "ssl_password":
+        who["OFFBEAT_KAFKA__SASL_PASSWORD"] = "another"
+    environment = protocol | who
+    variable = {f"OFFBEAT_KAFKA__{name.upper()}_FILE": "from-variable"}
+    flag = f"--kafka.{name.replace('_', '-')}-file"
+
+    given = [
+        configured("--config", str(file), environment=environment),
+        configured("--config", str(file), environment=environment | variable),
+        configured("--config", str(file), flag, "from-flag", environment=environment | variable),
+    ]
+
+    assert [getattr(each.settings.kafka, f"{name}_file") for each in given] == [
+        "from-file",
+        "from-variable",
+        "from-flag",
+    ]
+    both = refusal(environment=environment | variable | {f"OFFBEAT_KAFKA__{name.upper()}": "hunter2"})
+    assert f"{name} and {name}_file are both set" in both
+    assert "hunter2" not in both
 
 
 def test_a_flag_is_never_guessed_from_its_beginning() -> None:
