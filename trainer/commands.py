@@ -632,7 +632,7 @@ def _earlier_files(history: list[Path] | None) -> list[Path]:
 
 def _tell_rejects(summary: RowSummary) -> None:
     for example in summary.examples:
-        _note(f"{example.file.name}:{example.line}: rejected: {example.message}")
+        _note(f"{example.origin.name}:{example.line}: rejected: {example.message}")
 
 
 # --- models ---
@@ -868,7 +868,7 @@ def _odd_in(dataset: Dataset, stream: StreamDefinition) -> Iterator[str]:
         first = dataset.examples[0]
         yield (
             f"{sum(dataset.rejected.values()):,} of {dataset.rows_read:,} rows are no records; "
-            f"the first: {first.file.name}:{first.line}: {first.message}"
+            f"the first: {first.origin.name}:{first.line}: {first.message}"
         )
     if dataset.absent:
         yield f"no record has a value in {', '.join(dataset.absent)}"

@@ -45,7 +45,7 @@ class RowSummary:
         self.rows += len(chunk)
         self.reasons.update(reason for reason in reasons.tolist() if reason is not None)
         for reject in chunk.rejects[: _EXAMPLES - len(self.examples)]:
-            self.examples.append(RejectExample(chunk.file, int(chunk.lines[reject.row]), reject.reason, reject.message))
+            self.examples.append(RejectExample(chunk.origin, int(chunk.lines[reject.row]), reject.reason, reject.message))
 
 
 def score_files(
