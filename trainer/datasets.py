@@ -1,4 +1,4 @@
-"""Sources of records to decoded columns, chunk by chunk and in order; it knows no network, and of topics only chunks."""
+"""Sources of records to decoded columns, chunk by chunk and in order; it knows no network and no broker."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Stretch:
         return cls(records.take(order), tuple(parts), order, times[order], sources[order], tuple(ended))
 
     def is_wanted(self, first: int) -> NDArray[np.bool_]:
-        """Which records are more than history, (n,): those of sources from number `first` on, and in a topic's range."""
+        """Which records are more than history, (n,): in sources from number `first` on, and in a topic's range."""
         starts = np.zeros(int(self.sources.max(initial=-1)) + 1, np.int64)
         for part in self.parts:
             if isinstance(part.chunk.origin, PartitionRange) and part.stop > part.start:
@@ -322,7 +322,10 @@ def read_with_history(
 
 
 def _by_partition(
-    ranges: Sequence[PartitionRange], stream: StreamDefinition, history: History, progress: Callable[[Chunk], None] | None
+    ranges: Sequence[PartitionRange],
+    stream: StreamDefinition,
+    history: History,
+    progress: Callable[[Chunk], None] | None,
 ) -> Iterator[Chunk]:
     """The chunks of a topic's ranges, one partition after the other, each with histories of its own."""
     for part in ranges:

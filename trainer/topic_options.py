@@ -102,11 +102,7 @@ def reading_topics(
 
     @functools.wraps(command)
     def wrapped(*args: Any, **given: Any) -> None:
-        flags = [
-            word
-            for name, flag in options.items()
-            for word in _as_flag(flag, given.pop(name))
-        ]
+        flags = [word for name, flag in options.items() for word in _as_flag(flag, given.pop(name))]
         topic = TopicOptions(
             flags=tuple(flags),
             since=given.pop("since", None),
@@ -148,9 +144,7 @@ def _worker_options() -> Iterator[tuple[inspect.Parameter, str]]:
 def _option(name: str, spelling: str | Sequence[str], told: str, kind: Any = str | None) -> inspect.Parameter:
     spellings = [spelling] if isinstance(spelling, str) else spelling
     option = typer.Option(*spellings, help=told, rich_help_panel=_PANEL, show_default=False)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
-    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
 def _as_flag(flag: str, value: Any) -> Iterator[str]:

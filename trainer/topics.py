@@ -29,9 +29,6 @@ from transport import (
     partitions_of,
 )
 
-PREFIX = "kafka:"
-"""What tells a topic from a file on the command line."""
-
 CHUNK_MESSAGES = 8_192
 """Most messages that are read before they are decoded."""
 
@@ -75,6 +72,10 @@ class LookBack(Protocol):
     @property
     def kafka(self) -> KafkaSettings:
         """The cluster."""
+
+    @property
+    def warm_up_s(self) -> float | None:
+        """How much of the input is wanted for the histories of what follows it; None where nobody said."""
 
     def remembered_at(
         self, detector: Detector, partition: Partition, offset: int, *,
@@ -203,23 +204,28 @@ class PartitionRange:
         decoder = decoder_of(stream)
         notes = ReadingNotes()
         for start, end in ((self.warm_from, self.start), (self.start, self.end)):
-            for batch in self._batches(start, end, min(chunk_records, CHUNK_MESSAGES), notes):
+            for batch in self.batches(start, end, min(chunk_records, CHUNK_MESSAGES), notes):
                 if self.since_ms is not None and start == self.start:
                     notes.older += int(((batch.timestamps_ms >= 0) & (batch.timestamps_ms < self.since_ms)).sum())
                 records, rejects = decoder.decode(batch)
                 yield Chunk(self, batch.offsets, records, rejects)
         self.notes.skipped, self.notes.older = notes.skipped, notes.older  # set, as a range may be read twice
 
-    def _batches(self, start: int, end: int, most: int, notes: ReadingNotes) -> Iterator[Batch]:
+    def batches(self, start: int, end: int, most: int, notes: ReadingNotes) -> Iterator[Batch]:
+        """The messages of some offsets, at most so many at once.
+
+        Raises:
+            TrainerError: The broker does not answer, or refuses.
+        """
         if start >= end:
             return
         clock: Callable[[], float] = self.client.get("clock", time.monotonic)
-        with _as_trainer_errors():
+        with as_trainer_errors():
             reader = RangeReader(self.kafka, self.partition, start, end, max_batch_records=most, **self.client)
         try:
             heard_s, position = clock(), reader.position
             while not reader.done:
-                with _as_trainer_errors():
+                with as_trainer_errors():
                     batch = reader.poll(_POLL_S)
                 if batch is not None:
                     yield batch
@@ -315,11 +321,12 @@ def topic_range(
         None if text is None else Edge.parse(text, option) for text, option in ((since, "--from"), (until, "--to"))
     ]
     client = client or {}
-    with _as_trainer_errors():
+    with as_trainer_errors():
         wanted = _chosen(partitions_of(kafka, topic, timeout_s, **client), partitions)
         limits = bounds(kafka, wanted, timeout_s, **client)
         starts, ends = (_offsets(kafka, edge, limits, timeout_s, client) for edge in edges)
-        remarks, parts = [], []
+        remarks: list[str] = []
+        parts: list[PartitionRange] = []
         for partition, (first, last) in limits.items():
             start = first if starts is None else starts[partition]
             end = last if ends is None else ends[partition]
@@ -329,10 +336,15 @@ def topic_range(
                 warm_from = _warm_from(kafka, partition, first, start, edges[0], warm_up_s, timeout_s, client)
                 parts.append(
                     PartitionRange(
-                        kafka, partition, start, end, int(settle(float(warm_from))),
+                        kafka,
+                        partition,
+                        start,
+                        end,
+                        int(settle(float(warm_from))),
                         since_ms=None if edges[0] is None else edges[0].timestamp_ms,
-                        timeout_s=timeout_s, client=client,
-                    )  # fmt: skip
+                        timeout_s=timeout_s,
+                        client=client,
+                    )
                 )
         if not parts:
             raise DataFileError(_why_empty(kafka, topic, limits, edges, remarks, timeout_s, client))
@@ -439,7 +451,8 @@ def _newest_ms(
 ) -> int | None:
     """The youngest timestamp in a range, None where its messages have none, or there are none."""
     part = PartitionRange(kafka, partition, start, end, start, timeout_s=timeout_s, client=client)
-    newest = max((int(batch.timestamps_ms.max()) for batch in part._batches(start, end, 1024, ReadingNotes())), default=-1)
+    batches = part.batches(start, end, CHUNK_MESSAGES, ReadingNotes())
+    newest = max((int(batch.timestamps_ms.max()) for batch in batches), default=-1)
     return newest if newest >= 0 else None
 
 
@@ -469,7 +482,7 @@ def _iso(timestamp_ms: int) -> str:
 
 
 @contextmanager
-def _as_trainer_errors() -> Iterator[None]:
+def as_trainer_errors() -> Iterator[None]:
     """Turn what the broker refuses into an error of this room."""
     try:
         yield

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from detector import AlertState, Detector, HistoryState
-from transport import BrokerUnavailable, KafkaSettings, Partition, missing_topics
+from transport import BrokerUnavailable, ConfigurationRefused, KafkaSettings, Partition, missing_topics
 from worker.broker import Broker
 from worker.clock import Clock
 from worker.configuration import configure
@@ -69,12 +69,22 @@ class PointInTime:
         Raises:
             SettingsRefused: A setting is wrong; says which, from where, and what to do.
         """
-        return cls(configure(["--input-topics", topic, *arguments], environment).settings)
+        alone = configure(["--input-topics", topic, *arguments], environment).settings
+        try:  # a worker of several topics names its state topic after the first of them
+            together = configure(arguments, environment).settings
+        except SettingsRefused:
+            return cls(alone)
+        return cls(together if topic in together.input_topics else alone)
 
     @property
     def kafka(self) -> KafkaSettings:
         """The cluster."""
         return self._settings.kafka
+
+    @property
+    def warm_up_s(self) -> float | None:
+        """How much of the input is wanted where no blocks are found; None where nobody said."""
+        return self._settings.state.warm_up_s
 
     def remembered_at(
         self, detector: Detector, partition: Partition, offset: int, *,
@@ -90,8 +100,7 @@ class PointInTime:
             version_of: Another version of the detector, None where it is gone.
 
         Raises:
-            SettingsRefused: `state.topic` names a topic that does not exist.
-            TransportError: The broker does not answer, or refuses.
+            TransportError: The broker does not answer, or refuses; or `state.topic` names a topic that does not exist.
         """
         if not detector.remembers:
             return Remembered(None, detector.alerting.begin(), (), is_exact=True)
@@ -145,7 +154,9 @@ class PointInTime:
         if not missing_topics(self.kafka, [topic], **self._broker.admin):
             return topic
         if self._settings.state.topic is not None:
-            raise SettingsRefused(f"state.topic: topic {topic!r} does not exist: mend the name")
+            raise ConfigurationRefused(
+                f"state.topic: topic {topic!r} does not exist: mend the name", setting="state.topic"
+            )
         return None
 
 

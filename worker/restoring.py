@@ -177,11 +177,11 @@ class PartitionHistory:
                     self._blocks[each.lineage.side, each.number] = each
         if reader.done:
             self.close()
-            lineage = self._take_blocks(target)
-            self._take_alerts(target, lineage)
+            lineage = self._take_blocks()
+            self._take_alerts(lineage)
             self._blocks_read = True
 
-    def _take_blocks(self, target: int) -> Lineage | None:
+    def _take_blocks(self) -> Lineage | None:
         """Begin with the blocks of the lineage that is whole and furthest, if there is one."""
         lineages: dict[Lineage, list[StoredBlock]] = {}
         identity = self._broker.identity(self._partition.topic)
@@ -203,7 +203,7 @@ class PartitionHistory:
             return blocks[0].lineage
         return None
 
-    def _take_alerts(self, target: int, lineage: Lineage | None) -> None:
+    def _take_alerts(self, lineage: Lineage | None) -> None:
         """Begin with the state of alerts that goes with the blocks; without blocks, with the one that is furthest."""
         identity = self._broker.identity(self._partition.topic)
         fitting = [
