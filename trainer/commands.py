@@ -245,7 +245,7 @@ def train(
         from trainer.checkpoints import Checkpoints
         from trainer.fitting import FitSettings, fit_detector, share_training
         from trainer.fitting_images import ImageFitSettings, fit_images, share_image_training
-        from trainer.loading import bytes_per_record, load
+        from trainer.loading import load
         from trainer.report import render
 
         definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate, one_in)
@@ -278,15 +278,7 @@ def train(
             dataset = load(
                 files, definition, earlier=earlier, max_records=max_rows, seed=seed, ends=with_state, progress=tell,
             )  # fmt: skip
-        odd = () if read is None else read.told_after()
-        for line in (*odd, *_odd_in(dataset, definition), *_short_of_history(dataset, definition)):
-            _note(line)
-        if dataset.left_out_by_sampling:
-            size = len(dataset.records) * bytes_per_record(dataset.records)
-            _note(
-                f"{dataset.decoded:,} records are more than --max-rows: training on a uniform sample of "
-                f"{len(dataset.records):,} (about {size / 1e6:,.0f} MB)"
-            )
+        _tell(_known_of_data(dataset, definition, read))
         if checkpoints is not None and resume and not checkpoints.file.exists():
             _note(f"{checkpoints.file}: there is none yet: training from the beginning")
         with progress.fitting(console) as draw:
@@ -1015,6 +1007,22 @@ def _with_threshold(
 
 
 # --- output ---
+
+
+def _known_of_data(dataset: Dataset, stream: StreamDefinition, read: TopicRange | None) -> Iterator[str]:
+    """What a person should know of the data before a fit."""
+    from trainer.loading import bytes_per_record
+
+    if read is not None:
+        yield from read.told_after()
+    yield from _odd_in(dataset, stream)
+    yield from _short_of_history(dataset, stream)
+    if dataset.left_out_by_sampling:
+        size = len(dataset.records) * bytes_per_record(dataset.records)
+        yield (
+            f"{dataset.decoded:,} records are more than --max-rows: training on a uniform sample of "
+            f"{len(dataset.records):,} (about {size / 1e6:,.0f} MB)"
+        )
 
 
 def _odd_in(dataset: Dataset, stream: StreamDefinition) -> Iterator[str]:
