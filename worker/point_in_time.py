@@ -111,6 +111,10 @@ class PointInTime:
             # Blocks are left from before the offset and what goes with them is not: it is judged again from the input.
             alerts = self._restored(detector, partition, offset, None, begin, version_of)
         told = [_of_entities(found, detector, topic), _of_alerts(alerts, detector)]
+        if lost := max(found.beginning.skipped, alerts.beginning.skipped):
+            told.append(
+                (f"retention has removed {lost:,} of the offsets in between, and what they meant with them", False)
+            )
         return Remembered(
             found.state,
             alerts.alerts.state,

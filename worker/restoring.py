@@ -34,12 +34,14 @@ class Beginning:
         replayed_from: The first offset that was replayed.
         log_start: The first offset that there was, where it was looked up.
         judged_from: The first record that was judged again for alerts, or would have been.
+        skipped: Offsets that retention had removed before they could be replayed.
     """
 
     blocks: int = 0
     replayed_from: int = 0
     log_start: int | None = None
     judged_from: int = NOWHERE
+    skipped: int = 0
 
 
 def warm_up_s(wanted_s: float | None, detector: Detector) -> float:
@@ -310,6 +312,7 @@ class PartitionHistory:
                 records = self._remember(self.history, self._not_in_blocks(records))
             self.alerts.judge_again(records)
         if reader.done:
+            self.beginning.skipped += reader.skipped
             self.offset = self._end
             self.alerts.restored()
             self.close()
