@@ -118,7 +118,7 @@ def load(
                 sample.add(chunk.records)
     records = sample.records()
     if tally.rows == 0:
-        raise DataFileError(f"{', '.join(str(source) for source in read)}: no row is in it: give data with records")
+        raise DataFileError(f"{', '.join(str(source) for source in read)}: no row is in it{_lost(read)}")
     if records is None or len(records) == 0:
         raise DataFileError(tally.why_nothing_is_left)
     return Dataset(
@@ -204,6 +204,14 @@ class _Tally:
             f"none of {self.rows:,} rows is a record of stream {self._stream.name!r}{first}: "
             "do the fields of the stream definition match the data?"
         )
+
+
+def _lost(sources: Sequence[Source]) -> str:
+    """Why there is nothing where there was something, and what to do."""
+    skipped = sum(source.notes.skipped for source in sources if isinstance(source, PartitionRange))
+    if skipped:
+        return f" any more: retention removed its {skipped:,} offsets just now: give a later range"
+    return ": give data with records"
 
 
 def _is_history_alone(chunk: Chunk) -> bool:
