@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 
-from detector import Detector, ModelDirectory, history_blocks
+from detector import Detector, ModelDirectory, history_blocks, pack_state, read_state
 from tests.odd_cards import following, values
-from tests.payments import fitted_detector
+from tests.payments import decoded, fitted_detector
 from tests.worker.bench import Bench
 from tests.worker.lives import STATE, RememberingBench, live, remembering_bench
 from trainer.errors import DataFileError
@@ -274,6 +274,30 @@ def test_a_broker_that_goes_away_ends_the_look_in_bounded_time(root: Path) -> No
     with pytest.raises(BrokerUnavailable):
         view.remembered_at(detector, P0, 217)
     assert bench.cluster.clock() - began_s < 120
+
+
+def test_a_worker_that_began_with_published_histories_is_followed_where_they_are_given(tmp_path: Path) -> None:
+    detector = following()
+    assert detector.history is not None
+    before = detector.history.new_state()
+    _, changes = detector.history.fold(before, decoded(values(120, start=900), detector.stream))
+    before.apply(changes)
+    directory = ModelDirectory(tmp_path / detector.name)
+    version = directory.publish(detector, state=pack_state(detector.history, before, {}))
+    bench = streamed(tmp_path, count=120)
+    loaded = directory.load(version)
+    assert loaded.history is not None
+    begin = read_state(loaded.history, directory.state_path(version))
+    client = {"connect": bench.cluster.consumer, "clock": bench.cluster.clock}
+
+    (known,) = explain_message(loaded, view_of(bench), P0, 70, begin=begin, client=client)
+
+    assert said(known) == told(bench)[70]
+    bench.cluster.delete(STATE)
+    (again,) = explain_message(loaded, view_of(bench), P0, 70, begin=begin, client=client)
+    (unknown,) = explain_message(loaded, view_of(bench), P0, 70, client=client)
+    assert said(again) == told(bench)[70]
+    assert said(unknown) != told(bench)[70]
 
 
 def test_an_offset_that_is_still_to_come_is_refused(root: Path) -> None:
