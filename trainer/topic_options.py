@@ -115,7 +115,7 @@ def reading_topics(
     parameters = [*own, *range_options, *(parameter for parameter, _ in _worker_options())]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del wrapped.__wrapped__  # type: ignore[attr-defined]
+    del wrapped.__wrapped__
     return wrapped
 
 
