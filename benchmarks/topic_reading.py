@@ -1,4 +1,4 @@
-"""Reading a topic for training: records a second and peak memory, as the range grows, beside a file of the same records.
+"""Reading a topic for training: records a second and peak memory as the range grows, beside a file of the same records.
 
 Real transactions go to a topic of four partitions. Ranges of growing length are then loaded as `offbeat train` loads
 them, each in a process of its own, keeping at most so many records; and the same records from JSON lines.

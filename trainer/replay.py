@@ -328,7 +328,8 @@ def _by_partition(
     progress: Callable[[Chunk], None] | None,
 ) -> Iterator[Chunk]:
     """The chunks of a topic's ranges, one partition after the other, each with histories of its own."""
-    for part in ranges:
+    for each in ranges:
+        part = each.recalled()
         known = None if part.remembered is None else part.remembered.history
         state = history.new_state() if known is None else known
         for chunk in part.chunks(stream):

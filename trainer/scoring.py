@@ -130,7 +130,8 @@ def score_partitions(
     schema = pa.schema([*place, *origin.values(), *(pa.field(name, kind) for name, kind in kinds.items())])
     summary = RowSummary()
     with writing(output, schema, ()) as write:
-        for part in ranges:
+        for each in ranges:
+            part = each.recalled()
             state = detector.alerting.begin() if part.remembered is None else part.remembered.alerts
             for chunk in read_with_history([part], detector.stream, detector.history, progress=progress):
                 result, state = _judge_messages(detector, chunk, state, summary)

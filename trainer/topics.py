@@ -19,7 +19,6 @@ from trainer.datasets import Chunk
 from trainer.errors import DataFileError, TrainerError
 from transport import (
     Batch,
-    BrokerUnavailable,
     KafkaSettings,
     Partition,
     RangeReader,
@@ -37,6 +36,7 @@ WINDOWLESS_WARM_UP_S = 30 * 86_400.0
 
 _TIMEOUT_S = 30.0
 _POLL_S = 0.5
+_MOST_SHOWN = 12  # partitions in a line for people
 _LOOK_BACK_OFFSETS = 200  # how many messages tell how old those before an offset are
 
 _OFFSETS = re.compile(r"\d+:\d+(,\d+:\d+)*", re.ASCII)
@@ -164,7 +164,8 @@ class PartitionRange:
         end: The offset behind the last one.
         warm_from: Messages from here to `start` are history alone; `start` for none.
         since_ms: The time at which the range begins, where it was given as one.
-        remembered: What was remembered before `start`, where that was restored.
+        recall: Restores what is remembered before `start`, when it is the partition's turn.
+        remembered: What was remembered, once that was restored.
         timeout_s: Give up where nothing comes for so long.
         client: More arguments for what reads, such as a test's `connect` and `clock`.
         notes: Filled by reading.
@@ -176,6 +177,7 @@ class PartitionRange:
     end: int
     warm_from: int
     since_ms: int | None = None
+    recall: Callable[[PartitionRange], Remembered] | None = None
     remembered: Remembered | None = None
     timeout_s: float = _TIMEOUT_S
     client: Mapping[str, Any] = field(default_factory=dict)
@@ -192,6 +194,12 @@ class PartitionRange:
     def is_history_alone(self, chunk: Chunk) -> bool:
         """Whether a chunk of this range lies before its start; none lies on both sides."""
         return len(chunk) > 0 and int(chunk.lines[0]) < self.start
+
+    def recalled(self) -> PartitionRange:
+        """The same with what is remembered before it; restored now, so that one partition's is in memory at a time."""
+        if self.remembered is not None or self.recall is None:
+            return self
+        return replace(self, remembered=self.recall(self))
 
     def chunks(self, stream: StreamDefinition, chunk_records: int = CHUNK_MESSAGES) -> Iterator[Chunk]:
         """Read and decode the messages in order, as the worker does; `Chunk.lines` are their offsets.
@@ -265,7 +273,8 @@ class TopicRange:
 
     def described(self) -> str:
         """The range in a line."""
-        offsets = "; ".join(f"[{part.partition.number}] {part.start:,} to {part.end - 1:,}" for part in self.parts)
+        shown = [f"[{part.partition.number}] {part.start:,} to {part.end - 1:,}" for part in self.parts[:_MOST_SHOWN]]
+        offsets = "; ".join([*shown, "..."] if len(self.parts) > _MOST_SHOWN else shown)
         count = sum(part.end - part.start for part in self.parts)
         return f"{self.topic}: {count:,} offsets of {len(self.parts)} partition(s): {offsets}"
 
@@ -279,9 +288,9 @@ class TopicRange:
                 "dated them so, and the range is one of offsets, from the first message that is young enough on"
             )
 
-    def with_memories(self, remembered_of: Callable[[PartitionRange], Remembered]) -> TopicRange:
-        """The same with what is remembered before the start of each part."""
-        return replace(self, parts=tuple(replace(part, remembered=remembered_of(part)) for part in self.parts))
+    def with_memories(self, recall: Callable[[PartitionRange], Remembered]) -> TopicRange:
+        """The same, with what is remembered before the start of each part restored when it is its turn."""
+        return replace(self, parts=tuple(replace(part, recall=recall) for part in self.parts))
 
 
 def topic_range(
@@ -486,7 +495,5 @@ def as_trainer_errors() -> Iterator[None]:
     """Turn what the broker refuses into an error of this room."""
     try:
         yield
-    except BrokerUnavailable as error:
-        raise TrainerError(f"{error}; nothing was read, try again when the broker answers") from error
     except TransportError as error:
         raise TrainerError(str(error)) from error

@@ -18,7 +18,7 @@ from trainer.datasets import Chunk
 from trainer.errors import DataFileError, TrainerError
 from trainer.loading import load
 from trainer.scoring import score_partitions
-from trainer.topics import Edge, TopicRange, topic_range, warm_up_of
+from trainer.topics import Edge, PartitionRange, TopicRange, topic_range, warm_up_of
 from transport import KafkaSettings
 from worker.broker import Broker
 from worker.point_in_time import PointInTime
@@ -105,6 +105,23 @@ def test_a_range_ends_where_the_topic_ended_when_it_was_made() -> None:
     dataset = load(found.parts, STREAM)
 
     assert (dataset.rows_read, offsets(found)) == (4, {0: (0, 4)})
+
+
+def test_the_processes_of_a_training_read_the_range_of_the_first_of_them() -> None:
+    cluster = cluster_of(messages(100), messages(50))
+    said: list[float] = []
+
+    def first_says(offset: float) -> float:
+        said.append(offset)
+        return offset
+
+    first = range_of(cluster, "2026-03-02", warm_up_s=3600.0, settle=first_says)
+    cluster.append("payments", message(200), partition=0, timestamp_ms=START_MS + 200 * HOUR_MS)
+    told = iter(said)
+    second = range_of(cluster, "2026-03-02", warm_up_s=3600.0, settle=lambda _: next(told))
+
+    assert offsets(second) == offsets(first) == {0: (24, 100), 1: (24, 50)}
+    assert [part.warm_from for part in second.parts] == [23, 23]
 
 
 def test_partitions_can_be_chosen_and_each_offset_is_of_its_own_partition() -> None:
@@ -382,6 +399,25 @@ def test_scores_thresholds_and_verdicts_of_a_range_in_the_middle_are_those_of_th
     assert [row["verdict"] for row in rows] == said[170:].tolist()
     assert {"normal", "alert", "suppressed"} == {row["verdict"] for row in rows}
     assert {row["reason"] for row in rows if row["verdict"] == "suppressed"} == {"quiet_card"}
+
+
+def test_what_is_remembered_is_restored_partition_by_partition(tmp_path: Path) -> None:
+    detector = remembering_detector()
+    cluster = cluster_of(messages(60), messages(60))
+    view = PointInTime(
+        WorkerSettings(input_topics=("payments",)),
+        broker=Broker(KAFKA, consumer=client(cluster), admin={"connect": cluster.admin}),
+    )
+    events: list[str] = []
+
+    def recall(part: PartitionRange) -> Any:
+        events.append(f"restored {part.name}")
+        return view.remembered_at(detector, part.partition, part.start)
+
+    found = range_of(cluster, "2026-03-01T20:00").with_memories(recall)
+    score_partitions(detector, found.parts, tmp_path / "o.jsonl", lambda chunk: events.append(f"read {chunk.origin}"))
+
+    assert events == ["restored payments[0]", "read payments[0]", "restored payments[1]", "read payments[1]"]
 
 
 def test_histories_of_two_partitions_do_not_mix(tmp_path: Path) -> None:
