@@ -277,7 +277,7 @@ def state_after(
     history: History, earlier: Sequence[Path], stream: StreamDefinition, state: HistoryState | None = None
 ) -> HistoryState:
     """What the records of files leave behind, merged by time, on top of what still earlier ones did."""
-    state = state or history.new_state()
+    state = history.new_state() if state is None else state  # one that knows nobody yet may still have a base
     for stretch in merged(earlier, stream):
         _, (changes,) = history.fold_all([state], stretch.records)
         state.apply(changes)

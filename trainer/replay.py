@@ -233,7 +233,7 @@ class Replay:
             if self.history is None:
                 yield stretch
                 continue
-            self.state = self.state or self.history.new_state()
+            self.state = self.history.new_state() if self.state is None else self.state
             records, (changes,) = self.history.fold_all([self.state], stretch.records)
             self.state.apply(changes)
             if self._wants_ends:

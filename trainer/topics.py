@@ -308,8 +308,8 @@ def topic_range(
     """Find where a range of a topic begins and ends, now and for good.
 
     A time stands for the first message whose timestamp is as young or younger: that of its producer, or of its arrival
-    at the broker where the topic is set to `message.timestamp.type=LogAppendTime`. It ends at the last message that
-    committed transactions and nobody's open ones lie before.
+    at the broker where the topic is set to `message.timestamp.type=LogAppendTime`. Where no end is given it is the last
+    stable offset of now: messages of an open transaction, and what lies behind them, are not in the range.
 
     Args:
         kafka: The cluster.
@@ -326,9 +326,7 @@ def topic_range(
         DataFileError: An end is not understood or does not exist, a partition does not exist, or the range is empty.
         TrainerError: The broker does not answer, or refuses; or the topic does not exist.
     """
-    edges = [
-        None if text is None else Edge.parse(text, option) for text, option in ((since, "--from"), (until, "--to"))
-    ]
+    edges = _edges(since, until)
     client = client or {}
     with as_trainer_errors():
         wanted = _chosen(partitions_of(kafka, topic, timeout_s, **client), partitions)
@@ -365,6 +363,24 @@ def warm_up_of(stream: StreamDefinition) -> float:
     if not stream.history_features:
         return 0.0
     return stream.longest_window_us / 1e6 or WINDOWLESS_WARM_UP_S
+
+
+def _edges(since: str | None, until: str | None) -> list[Edge | None]:
+    """Both ends of a range.
+
+    Raises:
+        DataFileError: One is not understood, or they are times in the wrong order.
+    """
+    begin, end = (
+        None if text is None else Edge.parse(text, option) for text, option in ((since, "--from"), (until, "--to"))
+    )
+    times = [edge.timestamp_ms for edge in (begin, end) if edge is not None and edge.timestamp_ms is not None]
+    if len(times) == 2 and times[0] >= times[1]:
+        raise DataFileError(
+            f"--from {since} to --to {until}: ends before anything is in it, as --to is the first that is out of the "
+            "range: exchange them, or give a later end"
+        )
+    return [begin, end]
 
 
 def _chosen(there: Sequence[Partition], numbers: Sequence[int]) -> list[Partition]:

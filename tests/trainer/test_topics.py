@@ -140,6 +140,8 @@ def test_partitions_can_be_chosen_and_each_offset_is_of_its_own_partition() -> N
         ("0:1,1:99", None, [], r"payments\[1\] ends at offset 10, and 99 is still to come"),
         (None, "0:1,1:99", [], "99 is still to come"),
         ("2026-03-02", "2026-03-01", [], "exchange them"),
+        ("2027-03-02", "2027-03-01", [], "exchange them"),
+        ("2026-03-01", "2026-03-01", [], "exchange them, or give a later end"),
         ("5", "2", [0], "exchange them"),
         (None, None, [7], "partitions 0 to 1: choose among them"),
         ("2027-01-01", None, [], "no message in the range from 2027-01-01.*2026-03-01T09:00:00Z"),
