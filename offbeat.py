@@ -1,7 +1,8 @@
-"""The front door: the `offbeat` command, which only mounts each room's own commands, and the public Python names."""
+"""The front door: it mounts each room's commands, hands one what it needs of another, and has the public Python names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from detector import Detector
     from trainer.estimator import OffbeatDetector, fit, fit_threshold
+    from trainer.topics import LookBack
 
 __all__ = ["Detector", "OffbeatDetector", "app", "fit", "fit_threshold", "main"]
 
@@ -64,7 +66,20 @@ def _version() -> str:
         return "(not installed)"
 
 
-for _room in ("trainer", "worker", "demo"):
+def _look_back(topic: str, flags: Sequence[str]) -> LookBack:
+    """The worker's view of a topic, for the trainer's commands: neither room knows the other."""
+    from trainer.errors import DataFileError
+    from worker.errors import SettingsRefused
+    from worker.point_in_time import PointInTime
+
+    try:
+        return PointInTime.of(topic, flags)
+    except SettingsRefused as error:
+        raise DataFileError(str(error)) from error
+
+
+import_module("trainer.commands").mount(app, _look_back)
+for _room in ("worker", "demo"):
     import_module(f"{_room}.commands").mount(app)
 
 

@@ -22,7 +22,14 @@ from detector.head import Head
 from detector.history import History, HistoryChanges, HistoryState, HistoryUndo
 from detector.history_blocks import Block, count_blocks, entities_per_block, pack_block, unpack_block
 from detector.history_file import pack_state, read_state
-from detector.image_records import ImageDecoder, ImageEncoder, is_images, records_of_images, stream_of_images
+from detector.image_records import (
+    ImageDecoder,
+    ImageEncoder,
+    decoder_of,
+    is_images,
+    records_of_images,
+    stream_of_images,
+)
 from detector.image_scoring import ImageScorer
 from detector.images import to_png
 from detector.networks import Autoencoder, ConvolutionalAutoencoder, DenoisingAutoencoder, LinearAutoencoder
@@ -92,6 +99,7 @@ __all__ = [
     "check_resolvable",
     "count_blocks",
     "decode_table",
+    "decoder_of",
     "entities_per_block",
     "fit_threshold",
     "in_words",

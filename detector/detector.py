@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.alerting import Alerting, AlertState, Judgement
-from detector.decode import Decoder, Echo, Reject
+from detector.decode import Echo, Reject
 from detector.drift import DriftCounts, DriftReference
 from detector.encode import Encoder, Notes
 from detector.explain import Explanation, explain, most_ablated
 from detector.history import History, HistoryChanges, HistoryState
 from detector.image_explain import explain_images
-from detector.image_records import ImageDecoder, ImageEncoder, is_images, records_of_images
+from detector.image_records import ImageEncoder, decoder_of, is_images, records_of_images
 from detector.image_scoring import ImageScorer
 from detector.normal_scores import NormalScores
 from detector.records import MessageBatch, Records
@@ -98,8 +98,7 @@ class Detector:
 
     def _read_messages(self) -> None:
         """Make the compiled readers of messages."""
-        values_are_images = self.stream.image is not None and self.stream.image.field is None
-        self._decoder: Decoder | ImageDecoder = ImageDecoder(self.stream) if values_are_images else Decoder(self.stream)
+        self._decoder = decoder_of(self.stream)
         self._echo = Echo(self.stream)
 
     def __getstate__(self) -> dict[str, Any]:

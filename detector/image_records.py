@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.decode import Reject, RejectReason, label_column
+from detector.decode import Decoder, Reject, RejectReason, label_column
 from detector.encode import Notes
 from detector.images import BadImageError, fit_to_size, read_image
 from detector.records import MessageBatch, Messages, Records
@@ -47,6 +47,12 @@ class ImageDecoder:
         except BadImageError as error:
             reason = RejectReason.TOO_LARGE if error.is_too_large else RejectReason.BAD_IMAGE
             return Reject(row, reason, None, f"the value {error}")
+
+
+def decoder_of(stream: StreamDefinition) -> Decoder | ImageDecoder:
+    """What reads the message values of a stream: JSON objects, or images themselves."""
+    values_are_images = stream.image is not None and stream.image.field is None
+    return ImageDecoder(stream) if values_are_images else Decoder(stream)
 
 
 def records_of_images(

@@ -28,7 +28,7 @@ from detector import (
 )
 from detector.drift import MOST_REFERENCE
 from detector.stream import ThresholdSetting
-from trainer.datasets import Chunk
+from trainer.datasets import Chunk, Source
 from trainer.fitting import span_s
 from trainer.replay import read_with_history
 
@@ -71,7 +71,7 @@ class Calibration:
 
 def calibrate_on(
     detector: Detector,
-    files: Sequence[Path],
+    files: Sequence[Source],
     stream: StreamDefinition | None = None,
     *,
     earlier: Sequence[Path] = (),
@@ -85,7 +85,7 @@ def calibrate_on(
 
     Args:
         detector: What scores the records.
-        files: Records that it was not trained on: of those, scores are too low.
+        files: Files, or ranges of a topic, of records that it was not trained on: of those, scores are too low.
         stream: The detector's definition with another `[threshold]`, where that is to change.
         earlier: Files whose records are history alone.
         cost: Choose the threshold at which wrong verdicts on labelled records cost least, in the place of a rate.
@@ -239,7 +239,7 @@ class _Sample:
 
 
 def _scored(
-    detector: Detector, files: Sequence[Path], earlier: Sequence[Path], sample: _Sample,
+    detector: Detector, files: Sequence[Source], earlier: Sequence[Path], sample: _Sample,
     progress: Callable[[Chunk], None] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.datetime64], int]:  # fmt: skip
     """Scores (n,) of all records, which are labelled anomalous (n,), event times (n,), NaT for none, and rows rejected.

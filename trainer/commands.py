@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,16 +18,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainer.topic_options import LookBackOf, TopicOptions, reading_topics, topic_of
+
 if TYPE_CHECKING:
     import torch
 
     from detector import Detector, HistoryState, ModelDirectory, Records, StreamDefinition
+    from trainer.datasets import Source
     from trainer.explaining import Given
     from trainer.fitting import FitReport
     from trainer.loading import Dataset
     from trainer.processes import Processes
     from trainer.report import Row
     from trainer.scoring import RowSummary
+    from trainer.topics import PartitionRange, Remembered, TopicRange
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -35,7 +39,8 @@ EXIT_BAD_INPUT = 2
 Data = Annotated[
     list[Path],
     typer.Argument(
-        help="Parquet, CSV, JSONL or idx files or directories of them, of one format; or a directory with MNIST/raw.",
+        help="Parquet, CSV, JSONL or idx files or directories of them, of one format; a directory with MNIST/raw; or "
+        "kafka:TOPIC.",
         show_default=False,
     ),
 ]
@@ -55,23 +60,39 @@ Earlier = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Inputs = Annotated[
-    list[Path], typer.Option("--input", help="A Parquet, CSV or JSONL file or directory; may be repeated.")
+GivenData = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Parquet, CSV or JSONL files or directories; or kafka:TOPIC. May be given as --input instead.",
+        show_default=False,
+    ),
 ]
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--input",
+        help="A Parquet, CSV or JSONL file or directory; or kafka:TOPIC. May be repeated.",
+        show_default=False,
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write: .parquet, .csv or .jsonl.")]
 OneVersion = Annotated[
     str | None, typer.Option("--version", help="Version; production unless given.", show_default=False)
 ]
 OptionalVersion = Annotated[str | None, typer.Argument(help="Version; production unless given.", show_default=False)]
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the trainer's commands to `app`."""
+def mount(app: typer.Typer, look_back_of: LookBackOf | None = None) -> None:
+    """Add the trainer's commands to `app`.
+
+    Args:
+        app: The command line.
+        look_back_of: Makes what reads a topic as the worker does; without it topics are refused.
+    """
     app.command()(init)
-    app.command()(train)
-    app.command()(calibrate)
-    app.command()(score)
-    app.command()(explain)
-    app.command()(features)
+    for command in (train, calibrate, score, features):
+        app.command()(reading_topics(command, look_back_of))
+    app.command()(reading_topics(explain, look_back_of, ranges=False))
     app.command()(embed)
     models = typer.Typer(
         help="List, show, verify, promote and roll back the versions of a detector.", no_args_is_help=True
@@ -208,8 +229,11 @@ def train(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    topic: TopicOptions,
 ) -> None:
     """Fit a detector on the normal records of DATA and publish it as a new version under --models.
+
+    DATA may be kafka:TOPIC, from --from to --to. It is read as the worker reads it, without its group.
 
     Under torchrun the processes share the training, and the first of them publishes.
     """
@@ -221,7 +245,7 @@ def train(
         from trainer.checkpoints import Checkpoints
         from trainer.fitting import FitSettings, fit_detector, share_training
         from trainer.fitting_images import ImageFitSettings, fit_images, share_image_training
-        from trainer.loading import bytes_per_record, load
+        from trainer.loading import load
         from trainer.report import render
 
         definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate, one_in)
@@ -232,9 +256,11 @@ def train(
             most_records=most_records, device=device, allow_leakage=allow_leakage, head=head, threads=threads,
         )  # fmt: skip
         checkpoints = None if checkpoint is None else Checkpoints(checkpoint, resume, checkpoint_every)
-        files = _training_files(data)
+        told = _note if processes.is_first else _say_nothing
+        files, read = _training_sources(data, topic, definition, history, processes, told)
+        earlier = _earlier_files(history)
         if not processes.is_first:
-            dataset = load(files, definition, earlier=_earlier_files(history), max_records=max_rows, seed=seed)
+            dataset = load(files, definition, earlier=earlier, max_records=max_rows, seed=seed)
             if definition.image is not None:
                 share_image_training(
                     dataset.records, definition, ImageFitSettings.of(settings, steps), processes,
@@ -250,17 +276,9 @@ def train(
         console = _stderr()
         with progress.reading(console, "reading") as tell:
             dataset = load(
-                files, definition, earlier=_earlier_files(history), max_records=max_rows, seed=seed, ends=with_state,
-                progress=tell,
+                files, definition, earlier=earlier, max_records=max_rows, seed=seed, ends=with_state, progress=tell,
             )  # fmt: skip
-        for line in (*_odd_in(dataset, definition), *_short_of_history(dataset, definition)):
-            _note(line)
-        if dataset.left_out_by_sampling:
-            size = len(dataset.records) * bytes_per_record(dataset.records)
-            _note(
-                f"{dataset.decoded:,} records are more than --max-rows: training on a uniform sample of "
-                f"{len(dataset.records):,} (about {size / 1e6:,.0f} MB)"
-            )
+        _tell(_known_of_data(dataset, definition, read))
         if checkpoints is not None and resume and not checkpoints.file.exists():
             _note(f"{checkpoints.file}: there is none yet: training from the beginning")
         with progress.fitting(console) as draw:
@@ -276,6 +294,8 @@ def train(
                     checkpoints=checkpoints,
                 )  # fmt: skip
         detector.facts["records"]["replayed"] = dataset.replayed
+        if read is not None:
+            detector.facts["read_from"] = read.facts
         directory = ModelDirectory(models / definition.name)
         page = render(detector, report, dataset)
         state = None
@@ -294,8 +314,8 @@ def calibrate(
     data: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Fresh records: Parquet, CSV, JSONL or idx files or directories of them, of one format. Without any, "
-            "the new budget or rate is set on the scores that the version holds.",
+            help="Fresh records: Parquet, CSV, JSONL or idx files or directories of them, of one format; or "
+            "kafka:TOPIC. Without any, the new budget or rate is set on the scores that the version holds.",
             show_default=False,
         ),
     ] = None,
@@ -327,6 +347,7 @@ def calibrate(
     ] = None,
     cost_miss: Annotated[float | None, typer.Option(help="Cost of a labelled anomaly without an alert.", min=0)] = None,
     best_f1: Annotated[bool, typer.Option("--best-f1", help="Choose the best F1 on labelled records.")] = False,
+    topic: TopicOptions,
 ) -> None:
     """Set the threshold of a detector anew, on fresh records of DATA or without any, as a new version."""
     rates = [value for value in (alert_budget, false_alarm_rate, one_in) if value is not None]
@@ -349,12 +370,16 @@ def calibrate(
         judge = directory.load(_version(directory, version))
         before = judge.stream if stream is None else with_rules_of(StreamDefinition.load(stream), judge.stream)
         wanted = _with_threshold(before, alert_budget, false_alarm_rate, one_in)
+        if not data:
+            topic.check_unused()
         if data:
+            sources, earlier, read = _scored_sources(data, topic, directory, judge, history)
             with progress.reading(_stderr(), "scoring") as tell:
                 done = calibrate_on(
-                    judge, _scored_files(data), wanted, earlier=_earlier_files(history),
+                    judge, sources, wanted, earlier=earlier,
                     cost=Cost(*costs) if costs else None, best_f1=best_f1, progress=tell,
                 )  # fmt: skip
+            _tell(() if read is None else read.told_after())
         elif wanted.threshold.promise == judge.stream.threshold.promise:
             done = with_stream(judge, wanted)
         else:
@@ -379,26 +404,37 @@ def calibrate(
 
 
 def score(
-    data: Inputs,
-    output: Annotated[Path, typer.Option("--output", help="Where to write: .parquet, .csv or .jsonl.")],
+    data: GivenData = None,
+    *,
+    inputs: Inputs = None,
+    output: Output,
     history: Earlier = None,
     models: Models = Path("models"),
     detector: Name = None,
     version: OneVersion = None,
+    topic: TopicOptions,
 ) -> None:
-    """Score a file: one row for each of its rows, in order, with score, score ratio and verdict."""
+    """Score DATA: one row for each of its rows, in order, with score, score ratio and verdict.
+
+    Of kafka:TOPIC, from --from to --to, the rows are its messages with partition and offset, and verdicts are the
+    worker's: with what it remembers of earlier ones.
+    """
     with _failures_told():
         from trainer import progress
-        from trainer.scoring import score_files
+        from trainer.scoring import score_files, score_partitions
         from trainer.writing import hidden_fields
 
         directory = _directory(models, detector)
         judge = directory.load(_version(directory, version))
-        files = _scored_files(data)
+        sources, earlier, read = _scored_sources(_data(data, inputs), topic, directory, judge, history)
         with progress.reading(_stderr(), "scoring") as tell:
-            summary = score_files(judge, files, output, tell, earlier=_earlier_files(history))
+            if read is None:
+                summary = score_files(judge, sources, output, tell, earlier=earlier)
+            else:
+                summary = score_partitions(judge, read.parts, output, tell)
+        _tell(() if read is None else read.told_after())
         _tell_rejects(summary)
-        if judge.alerting.remembers:
+        if judge.alerting.remembers and read is None:
             _note(
                 "a worker also remembers where the scores of a partition drifted and which entities are quiet: here "
                 "the threshold is the calibrated one, and nobody is quiet but for these records"
@@ -406,11 +442,11 @@ def score(
         if hidden := sorted(hidden_fields(judge.stream)):
             _note(f"{', '.join(hidden)}: sensitive, and so not written; the rows are in the order of the input")
         table = _table("records", "")
-        for verdict in ("normal", "alert", "reject"):
+        for verdict in ("normal", "alert", *(("suppressed",) if read else ()), "reject"):
             _add(table, verdict, f"{summary.verdicts[verdict]:,}")
-            if verdict == "reject":
-                for reason, count in summary.reasons.most_common():
-                    _add(table, f"  {reason}", f"{count:,}")
+            by_reason = {"reject": summary.reasons, "suppressed": summary.suppressed}.get(verdict)
+            for reason, count in by_reason.most_common() if by_reason else ():
+                _add(table, f"  {reason}", f"{count:,}")
         _add(table, "all", f"{summary.rows:,}")
         _stdout().print(table)
         _stdout().print(
@@ -430,37 +466,55 @@ def explain(
     *,
     partition: Annotated[int, typer.Option(min=0, help="Partition of the topic.")] = 0,
     offset: Annotated[int | None, typer.Option(min=0, help="Offset of the message in it.", show_default=False)] = None,
-    bootstrap_servers: Annotated[
-        str | None,
-        typer.Option(
-            help="Brokers of the topic, host:port, separated by commas; other settings of the connection are those of "
-            "the worker, from OFFBEAT_KAFKA__... variables.",
-            show_default=False,
-        ),
-    ] = None,
     history: Earlier = None,
     with_state: Annotated[
-        bool, typer.Option("--with-state", help="Begin with the histories that were published beside the version.")
+        bool,
+        typer.Option(
+            "--with-state",
+            help="Begin with the histories that were published beside the version. Of a topic that goes without "
+            "saying, as the worker does so.",
+        ),
     ] = False,
     models: Models = Path("models"),
     detector: Name = None,
     version: OneVersion = None,
     as_json: AsJson = False,
+    topic: TopicOptions,
 ) -> None:
-    """Explain records: how each is decoded and encoded, its score, why it alerts or not, and what would not alert."""
+    """Explain records: how each is decoded and encoded, its score, why it alerts or not, and what would not alert.
+
+    A message of a topic is judged as the worker judged it: by what it remembered of the messages before.
+    """
     with _failures_told():
-        from trainer.explaining import explain_given
+        from trainer.explaining import explain_given, explain_message
         from trainer.writing import hidden_fields
 
         directory = _directory(models, detector)
         judge = directory.load(_version(directory, version))
-        given = _given(record, partition, offset, bootstrap_servers)
-        state = _published_state(directory, judge) if with_state else None
-        found = explain_given(judge, given, earlier=_earlier_files(history), state=state)
+        name = topic_of([Path(record)])
+        if with_state:
+            _published_state(directory, judge)
+        if name is not None:
+            from transport import Partition
+
+            if offset is None:
+                raise typer.BadParameter(
+                    f"say which message of {name}: --offset, and --partition", param_hint="--offset"
+                )
+            begin, version_of = _begin_of(directory, judge, history), _versions_of(directory)
+            found = explain_message(
+                judge, topic.look_back(name), Partition(name, partition), offset, begin=begin, version_of=version_of
+            )
+        else:
+            if offset is not None:
+                raise typer.BadParameter("belongs to a topic: write kafka:TOPIC, no file", param_hint="--offset")
+            topic.check_unused()
+            state = _published_state(directory, judge) if with_state else None
+            found = explain_given(judge, _given(record), earlier=_earlier_files(history), state=state)
         if as_json:
             _print_json([facts.to_json() for facts in found])
             return
-        if judge.history is not None and not history and not with_state:
+        if judge.history is not None and not history and not with_state and name is None:
             _note("history begins with these records: give what came before with --history or --with-state")
         if hidden := sorted(hidden_fields(judge.stream)):
             _note(f"{', '.join(hidden)}: sensitive, and so not shown")
@@ -470,30 +524,17 @@ def explain(
             show_facts(_stdout(), facts)
 
 
-def _given(record: str, partition: int, offset: int | None, servers: str | None) -> Given:
-    """The message values that the command line asks about."""
-    import os
+def _given(record: str) -> Given:
+    """The records of a file or of standard input."""
+    from trainer.errors import DataFileError
+    from trainer.explaining import from_text
 
-    from trainer.errors import DataFileError, TrainerError
-    from trainer.explaining import from_text, from_topic, kafka_settings
-    from transport import Partition, TransportError
-
-    topic = record.removeprefix("kafka:")
-    if topic == record:
-        if offset is not None:
-            raise typer.BadParameter("belongs to a topic: write kafka:TOPIC, no file", param_hint="--offset")
-        if record == "-":
-            return from_text("standard input", sys.stdin.buffer.read())
-        path = Path(record)
-        if not path.is_file():
-            raise DataFileError(f"{path}: no such file: give a file with records in JSON, -, or kafka:TOPIC")
-        return from_text(path.name, path.read_bytes())
-    if offset is None:
-        raise typer.BadParameter(f"say which message of {topic}: --offset, and --partition", param_hint="--offset")
-    try:
-        return from_topic(kafka_settings(os.environ, servers), Partition(topic, partition), offset)
-    except TransportError as error:
-        raise TrainerError(str(error)) from error
+    if record == "-":
+        return from_text("standard input", sys.stdin.buffer.read())
+    path = Path(record)
+    if not path.is_file():
+        raise DataFileError(f"{path}: no such file: give a file with records in JSON, -, or kafka:TOPIC")
+    return from_text(path.name, path.read_bytes())
 
 
 def _published_state(directory: ModelDirectory, detector: Detector) -> HistoryState:
@@ -513,8 +554,10 @@ def _published_state(directory: ModelDirectory, detector: Detector) -> HistorySt
 
 
 def features(
-    data: Inputs,
-    output: Annotated[Path, typer.Option("--output", help="Where to write: .parquet, .csv or .jsonl.")],
+    data: GivenData = None,
+    *,
+    inputs: Inputs = None,
+    output: Output,
     history: Earlier = None,
     stream: Annotated[
         Path | None,
@@ -525,24 +568,33 @@ def features(
     models: Models = Path("models"),
     detector: Name = None,
     version: OneVersion = None,
+    topic: TopicOptions,
 ) -> None:
-    """Write the history features of a file: one row for each of its rows, in order."""
+    """Write the history features of DATA: one row for each of its rows, in order."""
     with _failures_told():
         from detector import StreamDefinition
         from trainer import progress
         from trainer.datasets import find_files
+        from trainer.errors import DataFileError
         from trainer.features import feature_files, hidden_features
         from trainer.writing import hidden_fields
 
+        data = _data(data, inputs)
+        sources: Sequence[Source]
         if stream is not None:
+            if topic_of(data) is not None:
+                raise DataFileError("--stream: of a topic the features are those of a model: leave it out")
+            topic.check_unused()
             definition, fitted = StreamDefinition.load(stream), None
+            sources, earlier, read = find_files(data), _earlier_files(history), None
         else:
             directory = _directory(models, detector)
             loaded = directory.load(_version(directory, version))
             definition, fitted = loaded.stream, loaded.history
-        files = find_files(data)
+            sources, earlier, read = _scored_sources(data, topic, directory, loaded, history)
         with progress.reading(_stderr(), "features") as tell:
-            summary = feature_files(definition, fitted, files, output, tell, earlier=_earlier_files(history))
+            summary = feature_files(definition, fitted, sources, output, tell, earlier=earlier)
+        _tell(() if read is None else read.told_after())
         _tell_rejects(summary)
         if hidden := [*sorted(hidden_fields(definition)), *hidden_features(definition)]:
             _note(f"{', '.join(hidden)}: sensitive, and so not written; the rows are in the order of the input")
@@ -550,6 +602,96 @@ def features(
             f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records: features in {output}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
+
+
+def _data(given: list[Path] | None, inputs: list[Path] | None) -> list[Path]:
+    """DATA, given as such or as --input."""
+    data = [*(given or ()), *(inputs or ())]
+    if not data:
+        raise typer.BadParameter("is missing: give files, directories, or kafka:TOPIC", param_hint="DATA")
+    return data
+
+
+def _training_sources(
+    data: list[Path], options: TopicOptions, stream: StreamDefinition, history: list[Path] | None,
+    processes: Processes, told: Callable[[str], None],
+) -> tuple[Sequence[Source], TopicRange | None]:  # fmt: skip
+    """What is behind DATA of a training, the same in all of its processes; and where it is a topic, its range."""
+    name = topic_of(data)
+    if name is None:
+        options.check_unused()
+        return _training_files(data), None
+    from trainer.topics import topic_range, warm_up_of
+
+    view = options.look_back(name)
+    warm_up_s = warm_up_of(stream) if view.warm_up_s is None else view.warm_up_s
+    read = topic_range(
+        view.kafka, name, options.since, options.until, partitions=options.partitions,
+        warm_up_s=0.0 if history or not stream.history_features else warm_up_s, settle=processes.from_first,
+    )  # fmt: skip
+    for line in (*read.remarks, read.described()):
+        told(line)
+    return read.parts, read
+
+
+def _scored_sources(
+    data: list[Path], options: TopicOptions, directory: ModelDirectory, judge: Detector, history: list[Path] | None
+) -> tuple[Sequence[Source], list[Path], TopicRange | None]:
+    """What is behind DATA and --history; of a topic, its range with what a worker remembers before it."""
+    name = topic_of(data)
+    if name is None:
+        options.check_unused()
+        return _scored_files(data), _earlier_files(history), None
+    from trainer.topics import as_trainer_errors, topic_range
+
+    view = options.look_back(name)
+    read = topic_range(view.kafka, name, options.since, options.until, partitions=options.partitions)
+    _tell((*read.remarks, read.described()))
+    begin, version_of = _begin_of(directory, judge, history), _versions_of(directory)
+
+    def remembered(part: PartitionRange) -> Remembered:
+        with as_trainer_errors():
+            found: Remembered = view.remembered_at(
+                judge, part.partition, part.start, begin=begin, version_of=version_of
+            )
+        _tell(f"{part.name}: {remark}" for remark in found.remarks)
+        return found
+
+    read = read.with_memories(remembered)
+    return read.parts, [], read
+
+
+def _begin_of(directory: ModelDirectory, judge: Detector, history: list[Path] | None) -> HistoryState | None:
+    """What is known of entities before a topic says anything: from --history, else what was published, as a worker."""
+    from detector import HistoryMismatch, read_state
+    from trainer.errors import DataFileError
+    from trainer.explaining import state_after
+
+    if judge.history is None:
+        if history:
+            raise DataFileError(f"{judge.name} has no features from history: leave out --history")
+        return None
+    if history:
+        return state_after(judge.history, _earlier_files(history), judge.stream)
+    try:
+        return read_state(judge.history, directory.state_path(judge.version or ""))
+    except HistoryMismatch as error:
+        _note(f"the histories of training are not used, nor does a worker: {error}")
+        return None
+
+
+def _versions_of(directory: ModelDirectory) -> Callable[[str], Detector | None]:
+    """Other versions of the detector, None for one that is gone or refused."""
+    from detector import ArtifactError
+
+    def version_of(version: str) -> Detector | None:
+        try:
+            return directory.load(version)
+        except (ArtifactError, OSError) as error:
+            _note(f"version {version} cannot be read: {error}")
+            return None
+
+    return version_of
 
 
 def _training_files(data: list[Path]) -> list[Path]:
@@ -566,7 +708,7 @@ def _test_images(data: list[Path], stream: StreamDefinition) -> Records | None:
     from detector import Records
     from trainer.image_files import find_data_set, image_chunks
 
-    data_set = find_data_set(data)
+    data_set = None if topic_of(data) else find_data_set(data)
     if data_set is None or not data_set.file(train=False).is_file():
         return None
     return Records.concat([records for _, records in image_chunks(data_set.file(train=False), stream)])
@@ -630,9 +772,14 @@ def _earlier_files(history: list[Path] | None) -> list[Path]:
     return find_files(history) if history else []
 
 
+def _tell(lines: Iterable[str]) -> None:
+    for line in lines:
+        _note(line)
+
+
 def _tell_rejects(summary: RowSummary) -> None:
     for example in summary.examples:
-        _note(f"{example.file.name}:{example.line}: rejected: {example.message}")
+        _note(f"{example.origin.name}:{example.line}: rejected: {example.message}")
 
 
 # --- models ---
@@ -862,13 +1009,29 @@ def _with_threshold(
 # --- output ---
 
 
+def _known_of_data(dataset: Dataset, stream: StreamDefinition, read: TopicRange | None) -> Iterator[str]:
+    """What a person should know of the data before a fit."""
+    from trainer.loading import bytes_per_record
+
+    if read is not None:
+        yield from read.told_after()
+    yield from _odd_in(dataset, stream)
+    yield from _short_of_history(dataset, stream)
+    if dataset.left_out_by_sampling:
+        size = len(dataset.records) * bytes_per_record(dataset.records)
+        yield (
+            f"{dataset.decoded:,} records are more than --max-rows: training on a uniform sample of "
+            f"{len(dataset.records):,} (about {size / 1e6:,.0f} MB)"
+        )
+
+
 def _odd_in(dataset: Dataset, stream: StreamDefinition) -> Iterator[str]:
     """What a person should know of the data before a fit that may fail of it, or succeed in spite of it."""
     if dataset.rejected:
         first = dataset.examples[0]
         yield (
             f"{sum(dataset.rejected.values()):,} of {dataset.rows_read:,} rows are no records; "
-            f"the first: {first.file.name}:{first.line}: {first.message}"
+            f"the first: {first.origin.name}:{first.line}: {first.message}"
         )
     if dataset.absent:
         yield f"no record has a value in {', '.join(dataset.absent)}"
@@ -920,6 +1083,10 @@ def _complain(error: Exception, code: int) -> None:
 
 def _note(line: str) -> None:
     sys.stderr.write(f"{line}\n")
+
+
+def _say_nothing(_: str) -> None:
+    """In the processes that do not tell."""
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Files of records to decoded columns, chunk by chunk and in order; it knows no network and no Kafka."""
+"""Sources of records to decoded columns, chunk by chunk and in order; it knows no network and no broker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -34,18 +34,34 @@ CHUNK_BYTES = 32_000_000
 """Most bytes of text that are read before they are decoded."""
 
 
+class ChunkSource(Protocol):
+    """What rows come from that is no file: a range of a topic's partition."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    def chunks(self, stream: StreamDefinition, chunk_records: int) -> Iterator[Chunk]:
+        """Read and decode its rows in order."""
+
+
+Source = Path | ChunkSource
+"""Where rows come from."""
+
+
 @dataclass(frozen=True)
 class Chunk:
-    """Some consecutive rows of one file, decoded.
+    """Some consecutive rows of one source, decoded.
 
     Attributes:
-        file: Where they come from.
-        lines: Line of a text file, or row of a Parquet file, of each row of the chunk, counted from 1, shape (n,).
+        origin: Where they come from.
+        lines: Line of a text file, or row of a Parquet file, of each row of the chunk, counted from 1; of a topic, its
+            offset; shape (n,).
         records: Rows that are records; `records.rows` are positions in the chunk.
         rejects: Rows that are none; `reject.row` is a position in the chunk.
     """
 
-    file: Path
+    origin: Source
     lines: NDArray[np.int64]
     records: Records
     rejects: list[Reject]
@@ -58,7 +74,7 @@ class Chunk:
 class RejectExample:
     """One row that is not a record, for people; the message never repeats a value of the row."""
 
-    file: Path
+    origin: Source
     line: int
     reason: RejectReason
     message: str
@@ -107,8 +123,10 @@ def format_of(file: Path) -> str | None:
     return "idx" if is_idx(file) else FORMATS.get(file.suffix.lower())
 
 
-def read_chunks(files: Sequence[Path], stream: StreamDefinition, chunk_records: int = CHUNK_RECORDS) -> Iterator[Chunk]:
-    """Read and decode files in order; every row of every file is in exactly one chunk.
+def read_chunks(
+    sources: Sequence[Source], stream: StreamDefinition, chunk_records: int = CHUNK_RECORDS
+) -> Iterator[Chunk]:
+    """Read and decode files, or ranges of a topic, in order; every row of each is in exactly one chunk.
 
     Only the fields that the stream names are read. A JSONL line goes through the same decoder as a message's value;
     a table's row through `decode_table`, with the same outcome. In CSV an empty cell is a missing value, and
@@ -117,17 +135,21 @@ def read_chunks(files: Sequence[Path], stream: StreamDefinition, chunk_records: 
     Raises:
         DataFileError: A file cannot be read at all.
     """
+    files = [source for source in sources if isinstance(source, Path)]
     if stream.image is not None and stream.image.field is None and (rows := [f for f in files if not is_idx(f)]):
         raise DataFileError(
             f"{rows[0]}: holds rows, and values of stream {stream.name!r} are images themselves: give idx files, or "
             'say in which field of a row the image is, as in field = "image"'
         )
-    for file in files:
-        reader = _READERS[format_of(file) or ""]
+    for source in sources:
+        if not isinstance(source, Path):
+            yield from source.chunks(stream, chunk_records)
+            continue
+        reader = _READERS[format_of(source) or ""]
         try:
-            yield from reader(file, stream, chunk_records)
+            yield from reader(source, stream, chunk_records)
         except (pa.ArrowException, OSError) as error:
-            raise DataFileError(f"{file}: cannot be read: {error}") from error
+            raise DataFileError(f"{source}: cannot be read: {error}") from error
 
 
 def _read_idx(file: Path, stream: StreamDefinition, chunk_records: int) -> Iterator[Chunk]:

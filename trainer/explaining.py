@@ -1,22 +1,23 @@
 """All that a detector decides about single records, for people and machines: it judges as the worker would.
 
 What a worker remembers of a partition decides too where a threshold follows the scores, or an entity is quiet after an
-alert. It is not known here: records are judged as the first ones of their partition.
+alert. Of a message of a topic it is restored; records of a file are judged as the first ones of their partition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from detector import (
+    AlertState,
     Change,
     Detector,
     Explanation,
@@ -32,11 +33,14 @@ from detector import (
     severity_of,
 )
 from detector.encode import Notes
+from detector.history import bounded_key
 from detector.records import MessageBatch
+from detector.suppression import Quiet
 from detector.times import iso8601
 from trainer.errors import DataFileError
 from trainer.replay import check_earlier, merged
 from trainer.scoring import NON_FINITE_SCORE
+from trainer.topics import LookBack, as_trainer_errors
 from trainer.writing import hidden_fields
 from transport import Batch, KafkaSettings, Partition, RangeReader, bounds
 
@@ -91,6 +95,11 @@ class RecordFacts:
         explained_by: How shares were found.
         changes: What would not have alerted, None where nothing was found or nothing alerts.
         counterfactual_score: The score of the record with these changes.
+        remembered: Of a message of a topic where what was known before it comes from, and what is not; a line each.
+        is_exact: Of a message whether that is what a worker of this version had; None for others.
+        quiet_since: Event time of the last alert of its entity in the partition, where a rule asks and it is not
+            sensitive.
+        suppressed_since: Anomalies of the entity that were suppressed since then.
     """
 
     origin: str
@@ -107,6 +116,10 @@ class RecordFacts:
     explained_by: str | None = None
     changes: tuple[Change, ...] | None = None
     counterfactual_score: float | None = None
+    remembered: tuple[str, ...] = ()
+    is_exact: bool | None = None
+    quiet_since: str | None = None
+    suppressed_since: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the counterfactual also as a sentence."""
@@ -147,26 +160,6 @@ def from_text(name: str, text: bytes) -> Given:
             f"{MOST_RECORDS:,}, or score the file with `offbeat score`"
         )
     return Given(Messages([line for _, line in lines]), tuple(f"{name}:{number}" for number, _ in lines))
-
-
-def kafka_settings(environment: Mapping[str, str], servers: str | None = None) -> KafkaSettings:
-    """How to reach the cluster: as the worker does, by its variables, with other brokers where they are given.
-
-    Raises:
-        DataFileError: A variable is refused; says which.
-    """
-    prefix = "OFFBEAT_KAFKA__"
-    told: dict[str, Any] = {
-        name.removeprefix(prefix).lower(): value for name, value in environment.items() if name.startswith(prefix)
-    }
-    if servers is not None:
-        told["bootstrap_servers"] = servers
-    try:
-        return KafkaSettings.model_validate(told)
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        name = "__".join(["OFFBEAT_KAFKA", *(str(part).upper() for part in first["loc"])])
-        raise DataFileError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def from_topic(
@@ -210,9 +203,49 @@ def _first_batch(reading: RangeReader, timeout_s: float) -> Batch | None:
     return None
 
 
+def explain_message(
+    detector: Detector, view: LookBack, partition: Partition, offset: int, *,
+    begin: HistoryState | None = None, version_of: Callable[[str], Detector | None] = lambda _: None,
+    client: Mapping[str, Any] | None = None,
+) -> list[RecordFacts]:  # fmt: skip
+    """All that the detector decides about one message of a topic, by what a worker remembers when it comes to it.
+
+    Args:
+        detector: The detector.
+        view: Looks back at the topic.
+        partition: Where the message is.
+        offset: Its offset.
+        begin: What is known of entities that the partition does not know.
+        version_of: Another version of the detector, None where it is gone.
+        client: More arguments for what reads the message, such as a test's `connect` and `clock`.
+
+    Raises:
+        DataFileError: There is no message at that offset, or the stream is of images.
+        TrainerError: The broker does not answer, or refuses.
+    """
+    _check_explainable(detector)
+    client = client or {}
+    with as_trainer_errors():
+        given = from_topic(
+            view.kafka, partition, offset, look_up=partial(bounds, **client), reader=partial(RangeReader, **client)
+        )
+        remembered = view.remembered_at(detector, partition, offset, begin=begin, version_of=version_of)
+    facts = explain_given(detector, given, state=remembered.history, alerts=remembered.alerts)
+    return [replace(each, remembered=remembered.remarks, is_exact=remembered.is_exact) for each in facts]
+
+
+def _check_explainable(detector: Detector) -> None:
+    if detector.stream.image is not None:
+        raise DataFileError(
+            f"stream {detector.name!r} is of images, whose reasons are pictures: see `image` of its alerts, or the "
+            "report of the version"
+        )
+
+
 def explain_given(
-    detector: Detector, given: Given, *, earlier: Sequence[Path] = (), state: HistoryState | None = None
-) -> list[RecordFacts]:
+    detector: Detector, given: Given, *, earlier: Sequence[Path] = (), state: HistoryState | None = None,
+    alerts: AlertState | None = None,
+) -> list[RecordFacts]:  # fmt: skip
     """All that the detector decides about the records of some messages, in their order.
 
     Args:
@@ -221,22 +254,21 @@ def explain_given(
         earlier: Files of records that came before, from which history features are computed, merged by time; the
             given records follow them and each other.
         state: What still earlier records left behind; it is changed. History begins without it.
+        alerts: What they mean for alerts; nothing unless given.
 
     Raises:
         DataFileError: The stream is of images, or it has no use for earlier records.
     """
-    if detector.stream.image is not None:
-        raise DataFileError(
-            f"stream {detector.name!r} is of images, whose reasons are pictures: see `image` of its alerts, or the "
-            "report of the version"
-        )
+    _check_explainable(detector)
     check_earlier([], earlier, detector.stream)
     records, rejects = detector.decode(given.values)
     if detector.history is not None:
         after = state_after(detector.history, earlier, detector.stream, state)
         records, _ = detector.history.fold_all([after], records)
-    verdicts, _ = detector.judge(records, explanations=False)
-    found = dict(zip(records.rows.tolist(), explained(detector, records, verdicts, given.origins), strict=True))
+    alerts = detector.alerting.begin() if alerts is None else alerts
+    verdicts, _ = detector.judge(records, None, [alerts], explanations=False)
+    told = explained(detector, records, verdicts, given.origins, alerts)
+    found = dict(zip(records.rows.tolist(), told, strict=True))
     found |= {reject.row: _rejected(reject, given.origins[reject.row]) for reject in rejects}
     return [found[row] for row in sorted(found)]
 
@@ -245,7 +277,7 @@ def state_after(
     history: History, earlier: Sequence[Path], stream: StreamDefinition, state: HistoryState | None = None
 ) -> HistoryState:
     """What the records of files leave behind, merged by time, on top of what still earlier ones did."""
-    state = state or history.new_state()
+    state = history.new_state() if state is None else state  # one that knows nobody yet may still have a base
     for stretch in merged(earlier, stream):
         _, (changes,) = history.fold_all([state], stretch.records)
         state.apply(changes)
@@ -253,7 +285,7 @@ def state_after(
 
 
 def explained(
-    detector: Detector, records: Records, verdicts: Verdicts, origins: Sequence[str]
+    detector: Detector, records: Records, verdicts: Verdicts, origins: Sequence[str], alerts: AlertState
 ) -> Iterator[RecordFacts]:
     """The facts of each record of a judged batch, alert or not.
 
@@ -262,6 +294,7 @@ def explained(
         records: The records, with their history features where the stream has any; n.
         verdicts: What was decided. Its thresholds are those that are shown, and that counterfactuals keep.
         origins: What to call each message of the batch, by row.
+        alerts: What decided on alerts before the first of them.
     """
     notes = Notes()
     matrix = detector.encoder.encode(records, notes)
@@ -271,6 +304,7 @@ def explained(
     suppressed = dict(zip(verdicts.suppressed.tolist(), verdicts.reasons, strict=True))
     for row, explanation in enumerate(explanations):
         origin, identity = origins[int(records.rows[row])], _identity(detector.stream, records, row)
+        quiet = None if records.keys is None else alerts.quiets.get(bounded_key(records.keys[row] or ""))
         if row in unscorable:
             message = "its score is no number: the record or the model holds what cannot be computed with"
             yield RecordFacts(origin, "dead_letter", NON_FINITE_SCORE, message, identity)
@@ -290,6 +324,8 @@ def explained(
             explained_by=explanation.explained_by,
             changes=None if counterfactual is None else counterfactual.changes,
             counterfactual_score=None if counterfactual is None else counterfactual.score,
+            quiet_since=_shown_time(detector.stream, quiet),
+            suppressed_since=0 if quiet is None else quiet.count,
         )
 
 
@@ -319,6 +355,13 @@ def _rejected(reject: Reject, origin: str) -> RecordFacts:
     """What the worker would make of a value that is no record."""
     outcome = "suppressed" if reject.reason is RejectReason.TOMBSTONE else "dead_letter"
     return RecordFacts(origin, outcome, str(reject.reason), reject.message)
+
+
+def _shown_time(stream: StreamDefinition, quiet: Quiet | None) -> str | None:
+    """When an entity alerted, None where it did not or that is sensitive."""
+    if quiet is None or stream.time is None or stream.time.field in hidden_fields(stream):
+        return None
+    return iso8601(np.datetime64(quiet.alerted_us, "us"))
 
 
 def _identity(stream: StreamDefinition, records: Records, row: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from detector import History, StreamDefinition
 from detector.stream import HistoryFeature
-from trainer.datasets import Chunk
+from trainer.datasets import Chunk, Source
 from trainer.errors import DataFileError
 from trainer.replay import read_with_history
 from trainer.scoring import RowSummary
@@ -22,7 +22,7 @@ _REASON = "reason"
 def feature_files(
     stream: StreamDefinition,
     history: History | None,
-    files: Sequence[Path],
+    files: Sequence[Source],
     output: Path,
     progress: Callable[[Chunk], None] | None = None,
     *,
@@ -54,11 +54,12 @@ def feature_files(
             f"stream {stream.name!r} has no history feature that may be shown: add [[feature]] of kind history, of a "
             "field that is not sensitive"
         )
-    origin = origin_fields(stream, files, [*shown.values(), _REASON])
+    paths = [file for file in files if isinstance(file, Path)]
+    origin = origin_fields(stream, paths, [*shown.values(), _REASON])
     features = [pa.field(name, pa.float64()) for name in shown.values()]
     schema = pa.schema([*origin.values(), *features, pa.field(_REASON, pa.string())])
     summary = RowSummary()
-    with writing(output, schema, [*files, *earlier]) as write:
+    with writing(output, schema, [*paths, *earlier]) as write:
         for chunk in read_with_history(files, stream, history, earlier=earlier, progress=progress):
             found = [over_rows(chunk, chunk.records.history.get(name), np.nan) for name in shown]
             reasons = reasons_of(chunk)

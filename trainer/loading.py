@@ -1,4 +1,4 @@
-"""All records of some files in memory, or a uniform sample of them, with the history of their entities."""
+"""All records of some files or of a topic in memory, or a uniform sample of them, with their entities' history."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector import History, HistoryState, Records, RejectReason, StreamDefinition
-from trainer.datasets import CHUNK_RECORDS, Chunk, RejectExample, read_chunks
+from trainer.datasets import CHUNK_RECORDS, Chunk, RejectExample, Source, read_chunks
 from trainer.errors import DataFileError
 from trainer.replay import Replay, check_earlier
+from trainer.topics import PartitionRange
 
 MAX_RECORDS = 5_000_000
 """Most records that training keeps in memory unless told otherwise; more are sampled."""
@@ -24,12 +25,12 @@ _EXAMPLES_PER_REASON = 3
 
 @dataclass(frozen=True)
 class Dataset:
-    """All records of some files, or a uniform sample of them.
+    """All records of some files or of a topic, or a uniform sample of them.
 
     Attributes:
-        records: Decoded records in the order of the files, or in that of time where the stream has history features.
-        files: Files that were read, in order, the earlier ones first.
-        rows_read: Rows that the files hold.
+        records: Decoded records in the order of the sources, or in that of time where the stream has history features.
+        files: Files, or ranges of partitions, that were read, in order, the earlier ones first.
+        rows_read: Rows that they hold; of a topic messages, those before its range only as far as they are records.
         decoded: Rows that were records, those that the sample left out included.
         rejected: Rows that were none, by reason.
         examples: A few of them by reason, the first ones.
@@ -42,7 +43,7 @@ class Dataset:
     """
 
     records: Records
-    files: tuple[Path, ...]
+    files: tuple[Source, ...]
     rows_read: int
     decoded: int
     rejected: dict[RejectReason, int]
@@ -55,13 +56,21 @@ class Dataset:
     ends: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
+    def read_from(self) -> str:
+        """What was read, in words."""
+        partitions = [source for source in self.files if isinstance(source, PartitionRange)]
+        if partitions:
+            return f"from {len(partitions)} partition(s) of topic {partitions[0].partition.topic}"
+        return f"from {len(self.files)} file(s)"
+
+    @property
     def left_out_by_sampling(self) -> int:
         """Records that were read, are more than history, and are not in the sample."""
         return self.decoded - self.replayed - len(self.records)
 
 
 def load(
-    files: Sequence[Path],
+    files: Sequence[Source],
     stream: StreamDefinition,
     *,
     earlier: Sequence[Path] = (),
@@ -70,18 +79,19 @@ def load(
     ends: bool = False,
     progress: Callable[[Chunk], None] | None = None,
 ) -> Dataset:
-    """Read all records of some files into memory, or a uniform sample where there are more than `max_records`.
+    """Read all records of some sources into memory, or a uniform sample where there are more than `max_records`.
 
     All records are decoded in order before any is left out, and a record is kept or not by a draw that depends on
     `seed` and its position alone. Peak memory is about twice `bytes_per_record(records)` for each of `max_records`,
-    whatever the size of the files.
+    whatever the size of the files. Of a topic there are beside it one fetch and one chunk at a time, or one for each
+    partition where the stream has history features.
 
     Where the stream has history features, the files are one stream in order of time, and every record joins the history
     before any is left out. Those of the first longest window have only a part of theirs: they are history alone, unless
     there are no others.
 
     Args:
-        files: Files whose records are wanted.
+        files: Files whose records are wanted, or ranges of a topic's partitions; each keeps its own order.
         stream: What a record is.
         earlier: Files whose records are history alone; merged with the others by time.
         max_records: Most records that are kept.
@@ -103,11 +113,12 @@ def load(
     else:
         sample = UniformSample(max_records, seed)
         for chunk in read_chunks(files, stream):
-            sample.add(chunk.records)
             tally.add(chunk)
+            if not _is_history_alone(chunk):
+                sample.add(chunk.records)
     records = sample.records()
     if tally.rows == 0:
-        raise DataFileError(f"{', '.join(str(file) for file in read)}: no row is in it: give data with records")
+        raise DataFileError(f"{', '.join(str(source) for source in read)}: no row is in it{_lost(read)}")
     if records is None or len(records) == 0:
         raise DataFileError(tally.why_nothing_is_left)
     return Dataset(
@@ -142,7 +153,7 @@ def _with_history(
                 tally.add(part.chunk)
         if whole_from is None and len(stretch.records):
             whole_from = int(stretch.times_us[0]) + replay.stream.longest_window_us
-        wanted, is_whole = stretch.sources >= first, stretch.times_us >= (whole_from or 0)
+        wanted, is_whole = stretch.is_wanted(first), stretch.times_us >= (whole_from or 0)
         sample.add(stretch.records.take(wanted & is_whole))
         if sample.seen == 0:
             first_window.add(stretch.records.take(wanted & ~is_whole))
@@ -163,32 +174,48 @@ class _Tally:
         self._stream, self._progress = stream, progress
 
     def add(self, chunk: Chunk) -> None:
-        """Account for a chunk."""
+        """Account for a chunk; what is no record before a topic's range is not counted, as it is not in the range."""
+        if self._progress is not None:
+            self._progress(chunk)
+        if _is_history_alone(chunk):
+            self.rows += len(chunk.records)
+            self.decoded += len(chunk.records)
+            return
         self.rows += len(chunk)
         self.decoded += len(chunk.records)
         for reject in chunk.rejects:
             if self.rejected[reject.reason] < _EXAMPLES_PER_REASON:
                 line = int(chunk.lines[reject.row])
-                self.examples.append(RejectExample(chunk.file, line, reject.reason, reject.message))
+                self.examples.append(RejectExample(chunk.origin, line, reject.reason, reject.message))
             self.rejected[reject.reason] += 1
         self.present |= _present_fields(chunk.records, self._stream, set(self._stream.paths) - self.present)
-        if self._progress is not None:
-            self._progress(chunk)
 
     @property
     def why_nothing_is_left(self) -> str:
         """What is wrong where there is no record to work with."""
         if self.decoded:
             return (
-                f"all {self.decoded:,} records are in the files given as history: the data themselves hold none of "
+                f"all {self.decoded:,} records are history alone: the data themselves hold none of "
                 f"stream {self._stream.name!r}"
             )
         example = self.examples[0] if self.examples else None
-        first = f"; the first: {example.file.name}:{example.line}: {example.message}" if example else ""
+        first = f"; the first: {example.origin.name}:{example.line}: {example.message}" if example else ""
         return (
             f"none of {self.rows:,} rows is a record of stream {self._stream.name!r}{first}: "
             "do the fields of the stream definition match the data?"
         )
+
+
+def _lost(sources: Sequence[Source]) -> str:
+    """Why there is nothing where there was something, and what to do."""
+    skipped = sum(source.notes.skipped for source in sources if isinstance(source, PartitionRange))
+    if skipped:
+        return f" any more: retention removed its {skipped:,} offsets just now: give a later range"
+    return ": give data with records"
+
+
+def _is_history_alone(chunk: Chunk) -> bool:
+    return isinstance(chunk.origin, PartitionRange) and chunk.origin.is_history_alone(chunk)
 
 
 class UniformSample:

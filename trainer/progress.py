@@ -26,7 +26,7 @@ def reading(console: Console, what: str) -> Iterator[Callable[[Chunk], None]]:
             nonlocal rows
             before, rows = rows, rows + len(chunk)
             if before // _RECORDS_A_LINE != rows // _RECORDS_A_LINE:
-                console.print(f"{what}: {rows:,} rows so far, in {chunk.file.name}", highlight=False, markup=False)
+                console.print(f"{what}: {rows:,} rows so far, in {chunk.origin.name}", highlight=False, markup=False)
 
         yield tell
         console.print(f"{what}: {rows:,} rows", highlight=False, markup=False)
@@ -38,7 +38,7 @@ def reading(console: Console, what: str) -> Iterator[Callable[[Chunk], None]]:
         def draw(chunk: Chunk) -> None:
             nonlocal rows
             rows += len(chunk)
-            bars.update(task, description=f"{what}: {rows:,} rows, in {chunk.file.name}")
+            bars.update(task, description=f"{what}: {rows:,} rows, in {chunk.origin.name}")
 
         yield draw
         bars.update(task, description=f"{what}: {rows:,} rows", total=1, completed=1)

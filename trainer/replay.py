@@ -1,4 +1,4 @@
-"""Files as one stream in order of event time, each record with its entity's history; it fits priors and nothing else.
+"""Files or partitions as one stream in order of event time, records with their history; it fits priors, nothing else.
 
 Each file keeps its own order: a record that is older than its file's newest counts at the file's newest time. Of
 records of equal time those of the file named first come first, so that the order depends on nothing but the files.
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from detector import History, HistoryState, Records, StreamDefinition
 from detector.history import PRIOR_RECORDS, bounded_key
 from detector.history_layout import NEVER
-from trainer.datasets import CHUNK_RECORDS, Chunk, read_chunks
+from trainer.datasets import CHUNK_RECORDS, Chunk, Source, read_chunks
 from trainer.errors import DataFileError
+from trainer.topics import PartitionRange
 
 _PEEK_RECORDS = 256
 
@@ -82,6 +83,15 @@ class Stretch:
         order = np.argsort(times, kind="stable")
         return cls(records.take(order), tuple(parts), order, times[order], sources[order], tuple(ended))
 
+    def is_wanted(self, first: int) -> NDArray[np.bool_]:
+        """Which records are more than history, (n,): in sources from number `first` on, and in a topic's range."""
+        starts = np.zeros(int(self.sources.max(initial=-1)) + 1, np.int64)
+        for part in self.parts:
+            if isinstance(part.chunk.origin, PartitionRange) and part.stop > part.start:
+                starts[part.source] = part.chunk.origin.start
+        wanted: NDArray[np.bool_] = (self.sources >= first) & (self.records.offsets >= starts[self.sources])
+        return wanted
+
     def histories(self) -> Iterator[tuple[Part, dict[str, NDArray[np.float64]]]]:
         """Each part with the history features of its records."""
         columns = {}
@@ -133,7 +143,7 @@ class _Source:
         return Part(self.number, self._chunk, start, self._taken), self._times_us[start : self._taken]
 
 
-def merged(files: Sequence[Path], stream: StreamDefinition, chunk_records: int = CHUNK_RECORDS) -> Iterator[Stretch]:
+def merged(files: Sequence[Source], stream: StreamDefinition, chunk_records: int = CHUNK_RECORDS) -> Iterator[Stretch]:
     """Read and decode files as one stream in order of event time; every row of every file is in exactly one part.
 
     A file is open from its first record's turn to its last one's, with one chunk in memory: the memory that it takes is
@@ -179,7 +189,7 @@ def merged(files: Sequence[Path], stream: StreamDefinition, chunk_records: int =
         yield Stretch.of(parts, times, ended)
 
 
-def _first_time(file: Path, stream: StreamDefinition) -> int:
+def _first_time(file: Source, stream: StreamDefinition) -> int:
     """The time of a file's first record in microseconds since the epoch, that of no record comes first."""
     for chunk in read_chunks([file], stream, _PEEK_RECORDS):
         times = chunk.records.event_times
@@ -201,7 +211,7 @@ class Replay:
     """
 
     def __init__(
-        self, files: Sequence[Path], stream: StreamDefinition, history: History | None = None, *, ends: bool = False
+        self, files: Sequence[Source], stream: StreamDefinition, history: History | None = None, *, ends: bool = False
     ) -> None:
         self.history = history
         self.state: HistoryState | None = None
@@ -223,7 +233,7 @@ class Replay:
             if self.history is None:
                 yield stretch
                 continue
-            self.state = self.state or self.history.new_state()
+            self.state = self.history.new_state() if self.state is None else self.state
             records, (changes,) = self.history.fold_all([self.state], stretch.records)
             self.state.apply(changes)
             if self._wants_ends:
@@ -252,7 +262,7 @@ def _first_records(stretches: Iterator[Stretch], most: int) -> Iterator[Stretch]
         yield stretch
 
 
-def check_earlier(files: Sequence[Path], earlier: Sequence[Path], stream: StreamDefinition) -> None:
+def check_earlier(files: Sequence[Source], earlier: Sequence[Path], stream: StreamDefinition) -> None:
     """Refuse earlier files where nothing is made of them, or where their records would count twice.
 
     Raises:
@@ -263,7 +273,7 @@ def check_earlier(files: Sequence[Path], earlier: Sequence[Path], stream: Stream
             f"stream {stream.name!r} has no features from history, and earlier records would change nothing: "
             "leave out --history, or add [[feature]] of kind history"
         )
-    both = {file.resolve() for file in files} & {file.resolve() for file in earlier}
+    both = {file.resolve() for file in files if isinstance(file, Path)} & {file.resolve() for file in earlier}
     if both:
         raise DataFileError(
             f"{min(both)}: is among the data and among the earlier files, so that each of its records would count "
@@ -272,7 +282,7 @@ def check_earlier(files: Sequence[Path], earlier: Sequence[Path], stream: Stream
 
 
 def read_with_history(
-    files: Sequence[Path],
+    files: Sequence[Source],
     stream: StreamDefinition,
     history: History | None = None,
     *,
@@ -284,8 +294,10 @@ def read_with_history(
     What precedes a record is decided by time, over all files together. Where files overlap, the features of those whose
     turn has not come wait on disk, and the file is read again in its turn: memory is bounded as that of `merged`.
 
+    Of a topic each partition has histories of its own, as in a worker, from what was remembered before its range on.
+
     Args:
-        files: Files whose chunks are wanted.
+        files: Files whose chunks are wanted, or ranges of a topic's partitions.
         stream: What a record is.
         history: What is computed; its priors are fitted on the first records unless given.
         earlier: Files whose records join the history and are not given back.
@@ -295,6 +307,10 @@ def read_with_history(
         DataFileError: A file cannot be read, or is among both.
     """
     check_earlier(files, earlier, stream)
+    ranges = [source for source in files if isinstance(source, PartitionRange)]
+    if ranges and history is not None:
+        yield from _by_partition(ranges, stream, history, progress)
+        return
     if not stream.history_features:
         for chunk in read_chunks(files, stream):
             yield chunk
@@ -303,6 +319,26 @@ def read_with_history(
         return
     with tempfile.TemporaryFile() as file:
         yield from _InTurn(Replay((*earlier, *files), stream, history), len(earlier), file, progress)
+
+
+def _by_partition(
+    ranges: Sequence[PartitionRange],
+    stream: StreamDefinition,
+    history: History,
+    progress: Callable[[Chunk], None] | None,
+) -> Iterator[Chunk]:
+    """The chunks of a topic's ranges, one partition after the other, each with histories of its own."""
+    for each in ranges:
+        part = each.recalled()
+        known = None if part.remembered is None else part.remembered.history
+        state = history.new_state() if known is None else known
+        for chunk in part.chunks(stream):
+            records, (changes,) = history.fold_all([state], chunk.records)
+            state.apply(changes)
+            if not part.is_history_alone(chunk):
+                yield replace(chunk, records=records)
+            if progress is not None:
+                progress(chunk)
 
 
 class _InTurn:

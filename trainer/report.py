@@ -56,16 +56,16 @@ class Row:
 
 def record_rows(report: FitReport, dataset: Dataset) -> list[Row]:
     """What became of every row that was read."""
-    rows = [Row("rows read", f"{dataset.rows_read:,}", f"from {len(dataset.files)} file(s)")]
+    rows = [Row("rows read", f"{dataset.rows_read:,}", dataset.read_from)]
     for reason, count in sorted(dataset.rejected.items(), key=lambda item: -item[1]):
         first = next((example for example in dataset.examples if example.reason == reason), None)
-        remark = f"first at {first.file.name}:{first.line}: {first.message}" if first else ""
+        remark = f"first at {first.origin.name}:{first.line}: {first.message}" if first else ""
         rows.append(Row(f"rejected: {reason}", f"{count:,}", remark))
     if dataset.left_out_by_sampling:
         rows.append(Row("left out by sampling", f"{dataset.left_out_by_sampling:,}", "more than --max-rows"))
     if replayed := dataset.replayed + report.counts["replayed"]:
         rows.append(
-            Row("replayed only", f"{replayed:,}", "history of later records: earlier files, first longest window")
+            Row("replayed only", f"{replayed:,}", "history of later records: earlier ones, first longest window")
         )
     labels = {
         "fit": ("fitted", "the oldest normal records" if report.test.event_times is not None else ""),

@@ -31,6 +31,9 @@ def _head(facts: RecordFacts) -> list[tuple[str, str]]:
         return [*rows, ("reason", facts.reason), ("message", facts.message or "")]
     if facts.reason is not None:
         rows.append(("suppressed by", f"{facts.reason}, a rule of the stream definition"))
+    if facts.quiet_since is not None:
+        count = f", and {facts.suppressed_since:,} suppressed since" if facts.suppressed_since else ""
+        rows.append(("last alert", f"of its entity at {facts.quiet_since}{count}"))
     if facts.score is not None and facts.threshold is not None and facts.score_ratio is not None:
         sign = ">" if facts.score > facts.threshold else "<="
         rows.append(("score", f"{facts.score:.4f} {sign} {facts.threshold:.4f}, the threshold in force"))
@@ -39,6 +42,9 @@ def _head(facts: RecordFacts) -> list[tuple[str, str]]:
         rows.append(("tail probability", f"{facts.tail_probability:.3g}, of so high a score of a normal record"))
     if facts.severity is not None:
         rows.append(("severity", facts.severity))
+    if facts.is_exact is not None and facts.remembered:
+        known = "as the worker had it" if facts.is_exact else "not all that the worker had"
+        rows.append(("remembered", f"{known}: {'; '.join(facts.remembered)}"))
     return rows
 
 

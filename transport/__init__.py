@@ -17,7 +17,7 @@ from transport.errors import (
 from transport.messages import Batch, OutgoingMessage, Partition, RebalanceCounts
 from transport.protocols import Publisher, Source, Transactions
 from transport.publisher import KafkaPublisher
-from transport.ranges import RangeReader, bounds, offset_at
+from transport.ranges import RangeReader, bounds, offset_at, offsets_at, partitions_of
 from transport.settings import Compression, KafkaSettings, PublisherSettings, SourceSettings, StartAt
 from transport.source import KafkaSource
 from transport.topics import create_topics, missing_topics, read_topic, topic_configuration, topic_identity
@@ -54,6 +54,8 @@ __all__ = [
     "create_topics",
     "missing_topics",
     "offset_at",
+    "offsets_at",
+    "partitions_of",
     "read_topic",
     "topic_configuration",
     "topic_identity",

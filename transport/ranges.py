@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -250,6 +250,29 @@ def bounds(
     }
 
 
+def partitions_of(
+    kafka: KafkaSettings,
+    topic: str,
+    timeout_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    connect: Callable[..., Any] = Consumer,
+) -> list[Partition]:
+    """Return a topic's partitions as they are now, in order, in at most `timeout_s`.
+
+    Raises:
+        BrokerUnavailable: No answer in time, or the topic does not exist.
+        Forbidden: Our user may not read the topic.
+    """
+    first = [TopicPartition(topic, 0)]
+    with _asking(
+        kafka, f"look up the partitions of topic {topic!r}", first, timeout_s, "read_committed", clock, connect
+    ) as question:
+        # Asking for the end of one partition lets the client learn of all of them, in bounded time.
+        question(lambda consumer, timeout_ms: consumer.end_offsets(first, timeout_ms=timeout_ms))
+        return [Partition(topic, number) for number in sorted(question.connection.partitions_of(topic))]
+
+
 def offset_at(
     kafka: KafkaSettings,
     partition: Partition,
@@ -260,27 +283,55 @@ def offset_at(
     clock: Callable[[], float] = time.monotonic,
     connect: Callable[..., Any] = Consumer,
 ) -> int:
-    """Return the first offset whose message is as young as `timestamp_ms` or younger, in at most `timeout_s`.
+    """Return the first offset whose message is as young as `timestamp_ms` or younger: `offsets_at` of one partition."""
+    return offsets_at(
+        kafka, {partition: timestamp_ms}, timeout_s, isolation_level=isolation_level, clock=clock, connect=connect
+    )[partition]
+
+
+def offsets_at(
+    kafka: KafkaSettings,
+    timestamps_ms: Mapping[Partition, int],
+    timeout_s: float,
+    *,
+    isolation_level: str = "read_committed",
+    clock: Callable[[], float] = time.monotonic,
+    connect: Callable[..., Any] = Consumer,
+) -> dict[Partition, int]:
+    """Return of partitions the first offset whose message is as young as a timestamp or younger, in `timeout_s`.
 
     Where there is none it is the end, as `bounds` has it: whatever comes later lies behind it. Timestamps need not
     ascend: messages behind that offset may be older.
 
     Raises:
-        BrokerUnavailable: No answer in time, or the topic or partition does not exist.
-        Forbidden: Our user may not read the topic.
+        BrokerUnavailable: No answer in time, or a topic or partition does not exist.
+        Forbidden: Our user may not read a topic.
     """
-    wanted = TopicPartition(partition.topic, partition.number)
-    with _asking(
-        kafka, f"look up a time in {partition}", [wanted], timeout_s, isolation_level, clock, connect
-    ) as question:
+    if not timestamps_ms:
+        return {}
+    wanted = {partition: TopicPartition(partition.topic, partition.number) for partition in timestamps_ms}
+    times = {wanted[partition]: max(0, timestamp_ms) for partition, timestamp_ms in timestamps_ms.items()}
+    doing = f"look up a time in {', '.join(map(str, wanted))}"
+    with _asking(kafka, doing, list(times), timeout_s, isolation_level, clock, connect) as question:
         # The end comes first: a message that arrives between the two questions then lies behind it.
-        ends = question(lambda consumer, timeout_ms: consumer.end_offsets([wanted], timeout_ms=timeout_ms))
-        times = {wanted: max(0, timestamp_ms)}
+        ends = question(lambda consumer, timeout_ms: consumer.end_offsets(list(times), timeout_ms=timeout_ms))
         found = question(lambda consumer, timeout_ms: consumer.offsets_for_times(times, timeout_ms=timeout_ms))
-    return int(ends[wanted] if found[wanted] is None else found[wanted].offset)
+    return {
+        partition: int(ends[asked] if found[asked] is None else found[asked].offset)
+        for partition, asked in wanted.items()
+    }
 
 
-_Question = Callable[[Callable[[Any, int], Any]], Any]
+class _Question:
+    """Puts questions to a consumer, all within one time limit."""
+
+    def __init__(self, consumer: Any, connection: Connection, left_s: Callable[[], float]) -> None:
+        self.connection = connection
+        self._consumer = consumer
+        self._left_s = left_s
+
+    def __call__(self, ask: Callable[[Any, int], Any]) -> Any:
+        return ask(self._consumer, milliseconds(max(0.0, self._left_s())))
 
 
 @contextmanager
@@ -293,7 +344,7 @@ def _asking(
     clock: Callable[[], float],
     connect: Callable[..., Any],
 ) -> Iterator[_Question]:
-    """Give something that puts questions to a consumer without a group, all within one time limit."""
+    """Give what puts questions to a consumer without a group, all within one time limit."""
     deadline = clock() + timeout_s
     connection = Connection(clock)
     configuration = client_configuration(kafka) | {
@@ -310,7 +361,7 @@ def _asking(
         connection.close()
         raise translated(error, doing) from error
     try:
-        yield lambda ask: ask(consumer, milliseconds(max(0.0, deadline - clock())))
+        yield _Question(consumer, connection, lambda: deadline - clock())
     except KafkaError as error:
         unknown = sorted(
             f"{partition.topic}[{partition.partition}]"

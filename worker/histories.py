@@ -19,7 +19,7 @@ from transport import (
 from worker.broker import Broker
 from worker.clock import Clock
 from worker.metrics import WorkerMetrics
-from worker.restoring import PartitionHistory
+from worker.restoring import PartitionHistory, warm_up_s
 from worker.settings import WorkerSettings
 from worker.state_topic import alerts_message, block_message
 from worker.status import Restoring
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _SLICE_BUSY_S, _SLICE_IDLE_S = 0.2, 1.0
 _SHOW_EVERY_S = 5.0
-_WINDOWLESS_WARM_UP_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -123,10 +122,7 @@ class Histories:
     @property
     def warm_up_s(self) -> float:
         """How far back the input is replayed where no blocks are found."""
-        wanted = self._settings.state.warm_up_s
-        if wanted is not None:
-            return float(wanted)
-        return self.detector.stream.longest_window_us / 1e6 or _WINDOWLESS_WARM_UP_S
+        return warm_up_s(self._settings.state.warm_up_s, self.detector)
 
     def restore(self, source: Source) -> None:
         """Bring what is not there yet nearer, for a moment; partitions that are there begin to run.

@@ -29,6 +29,7 @@ class PartitionAlerts:
         state: What the next records are judged by.
         judged_from: While restoring, the offset from which records are judged again.
         written_at: The offset that the state last written by us stands for.
+        taken: Offset and version of the stored state that was begun with, None for none.
     """
 
     def __init__(self, detector: Detector, partition: Partition, version_of: Callable[[str], Detector | None]) -> None:
@@ -40,6 +41,7 @@ class PartitionAlerts:
         self._version_of = version_of
         self.written_at: int | None = None
         self._written_s: float | None = None
+        self.taken: tuple[int, str] | None = None
 
     def take(self, stored: StoredAlerts) -> None:
         """Begin with what was written away."""
@@ -48,6 +50,7 @@ class PartitionAlerts:
         except AlertStateMismatch as error:
             logger.warning("the state of alerts is not used: %s. partition=%s", error, self._partition)
             return
+        self.taken = stored.offset, version
         judging = self._detector if version == self._detector.version else self._version_of(version)
         if judging is None or not _remembers_alike(judging, self._detector):
             logger.warning(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,41 @@ from detector import Detector, History, HistoryMismatch, HistoryState, Records, 
 from detector.history import bounded_key
 from transport import BrokerUnavailable, Partition, RangeReader
 from worker.broker import Broker
-from worker.partition_alerts import PartitionAlerts
+from worker.partition_alerts import NOWHERE, PartitionAlerts
 from worker.state_topic import SIDES, Lineage, Rotation, StoredAlerts, StoredBlock, stored
 
 logger = logging.getLogger(__name__)
 
 _READ_S = 0.1  # a read that brings nothing ends after this, so that others get their turn
 _LOOK_BACK_OFFSETS, _LOOK_BACK_S = 200, 10.0  # how many messages tell how old the input is, and how long that may take
+_WINDOWLESS_WARM_UP_S = 30 * 86_400.0
 _ATTEMPTS = 5  # questions about the state topic that may fail before the input is replayed without it
+
+
+@dataclass
+class Beginning:
+    """What restoring began with, for those who ask how far a state can be trusted.
+
+    Attributes:
+        blocks: Blocks of entities that were taken over; 0 for none.
+        replayed_from: The first offset that was replayed.
+        log_start: The first offset that there was, where it was looked up.
+        judged_from: The first record that was judged again for alerts, or would have been.
+        skipped: Offsets that retention had removed before they could be replayed.
+    """
+
+    blocks: int = 0
+    replayed_from: int = 0
+    log_start: int | None = None
+    judged_from: int = NOWHERE
+    skipped: int = 0
+
+
+def warm_up_s(wanted_s: float | None, detector: Detector) -> float:
+    """How far back the input is replayed where no blocks are found: as wanted, else the longest window."""
+    if wanted_s is not None:
+        return float(wanted_s)
+    return detector.stream.longest_window_us / 1e6 or _WINDOWLESS_WARM_UP_S
 
 
 class PartitionHistory:
@@ -37,6 +64,7 @@ class PartitionHistory:
         alerts: What decides on alerts.
         offset: Everything before this offset is in the state and nothing behind it; None while restoring.
         rotation: Which of its blocks are written next.
+        beginning: What it began with.
     """
 
     def __init__(
@@ -51,6 +79,7 @@ class PartitionHistory:
         self._begin = begin
         self.offset: int | None = None
         self.rotation = Rotation(rotation_s)
+        self.beginning = Beginning()
         self._detector = detector
         self._partition = partition
         self._broker = broker
@@ -142,22 +171,24 @@ class PartitionHistory:
         assert reader is not None  # noqa: S101 - opened above
         if not reader.done and (batch := reader.poll(_READ_S)) is not None:
             for each in stored(batch, self._partition):
+                if each.offset > target:  # what compaction has left from before the target is still worth having
+                    continue
                 if isinstance(each, StoredAlerts):
                     self._stored_alerts[each.lineage.side] = each
                 elif self.history is not None and each.fingerprint == self.history.fingerprint:
                     self._blocks[each.lineage.side, each.number] = each
         if reader.done:
             self.close()
-            lineage = self._take_blocks(target)
-            self._take_alerts(target, lineage)
+            lineage = self._take_blocks()
+            self._take_alerts(lineage)
             self._blocks_read = True
 
-    def _take_blocks(self, target: int) -> Lineage | None:
+    def _take_blocks(self) -> Lineage | None:
         """Begin with the blocks of the lineage that is whole and furthest, if there is one."""
         lineages: dict[Lineage, list[StoredBlock]] = {}
         identity = self._broker.identity(self._partition.topic)
         for block in self._blocks.values():
-            if block.lineage.identity == identity and block.offset <= target:
+            if block.lineage.identity == identity:
                 lineages.setdefault(block.lineage, []).append(block)
         self._blocks = {}
         whole = [
@@ -174,15 +205,13 @@ class PartitionHistory:
             return blocks[0].lineage
         return None
 
-    def _take_alerts(self, target: int, lineage: Lineage | None) -> None:
+    def _take_alerts(self, lineage: Lineage | None) -> None:
         """Begin with the state of alerts that goes with the blocks; without blocks, with the one that is furthest."""
         identity = self._broker.identity(self._partition.topic)
         fitting = [
             each
             for each in self._stored_alerts.values()
-            if each.lineage.identity == identity
-            and each.offset <= target
-            and (each.lineage == lineage if self.history is not None else True)
+            if each.lineage.identity == identity and (self.history is None or each.lineage == lineage)
         ]
         self._stored_alerts = {}
         if fitting and self._judges:
@@ -205,6 +234,7 @@ class PartitionHistory:
             self._stamps[places] = offset
         self.state = state
         self._start = blocks[0].offset
+        self.beginning.blocks = len(blocks)
         self._side = SIDES[1 - SIDES.index(blocks[0].lineage.side)]
         logger.info("%d entities taken over from %d blocks. partition=%s", len(state), len(blocks), self._partition)
 
@@ -219,6 +249,8 @@ class PartitionHistory:
             start = self._warm_up_start(target)
         self.offset = None
         self._open(self._partition, min(start, target), target)
+        self.beginning.replayed_from = min(start, target)
+        self.beginning.judged_from = min(self.alerts.judged_from, target)
         if start < target:
             logger.info("restoring: replaying offsets %d to %d. partition=%s", start, target, self._partition)
 
@@ -227,6 +259,7 @@ class PartitionHistory:
         if self._warm_up_s <= 0:
             return target
         first, _ = self._broker.bounds([self._partition])[self._partition]
+        self.beginning.log_start = first
         if first >= target:
             return target
         newest_ms = self._newest_timestamp_ms(first, target)
@@ -279,6 +312,7 @@ class PartitionHistory:
                 records = self._remember(self.history, self._not_in_blocks(records))
             self.alerts.judge_again(records)
         if reader.done:
+            self.beginning.skipped += reader.skipped
             self.offset = self._end
             self.alerts.restored()
             self.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.trainer import histories
 from tests.trainer.conftest import payments
 from tests.trainer.payments import write_jsonl
 from trainer.commands import mount
+from trainer.errors import DataFileError
 
 
 def offbeat(*arguments: object) -> Result:
@@ -510,3 +512,62 @@ def test_labels_that_come_too_late_to_teach_a_head_are_refused_before_training(
     assert said.exit_code == 2
     assert "0 labelled anomalies that were known in time are too few to teach a head" in said.stderr
     assert not (tmp_path / "models").exists()
+
+
+# --- topics ---
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["kafka:", "--output", "o.parquet"], "names no topic"),
+        (["kafka:a", "kafka:b", "--output", "o.parquet"], "a topic is read alone"),
+        (["kafka:a", "data.jsonl", "--output", "o.parquet"], "a topic is read alone"),
+        (["kafka:a", "--output", "o.parquet"], "without the worker's room"),
+        (["data.jsonl", "--output", "o.parquet", "--from", "2026-03-01"], "--from belongs to a topic"),
+        (["data.jsonl", "--output", "o.parquet", "--partition", "1"], "--partition belongs to a topic"),
+        (["data.jsonl", "--output", "o.parquet", "--kafka.client-id", "me"], "--kafka.client-id=me belongs to a topic"),
+        (["--output", "o.parquet"], "give files, directories, or kafka:TOPIC"),
+    ],
+)
+def test_what_cannot_be_a_topic_is_refused(trained: Trained, words: list[str], complaint: str) -> None:
+    said = offbeat("score", *words, "--models", trained.models)
+
+    assert said.exit_code == 2
+    assert complaint in " ".join(said.output.replace("\u2502", " ").split())
+
+
+def test_files_can_be_scored_as_data_and_as_input_alike(trained: Trained, tmp_path: Path) -> None:
+    as_data = offbeat("score", trained.data, "-o", tmp_path / "a.jsonl", "--models", trained.models)
+    as_input = offbeat("score", "--input", trained.data, "-o", tmp_path / "b.jsonl", "--models", trained.models)
+
+    assert (as_data.exit_code, as_input.exit_code) == (0, 0), as_data.output + as_input.output
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_the_connection_of_a_topic_is_told_by_the_flags_of_the_worker(trained: Trained, tmp_path: Path) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def look_back(topic: str, flags: Sequence[str]) -> None:
+        asked.append((topic, [*flags]))
+        raise DataFileError("that is all")
+
+    app = typer.Typer()
+    mount(app, look_back)
+    words = ["score", "kafka:payments", "-o", str(tmp_path / "o.parquet"), "--models", str(trained.models)]
+    flags = ["--bootstrap-servers", "b:1", "--no-kafka.ssl-check-hostname", "--config", "w.toml", "--state.warm-up=3d"]
+
+    said = CliRunner().invoke(app, [*words, *flags])
+
+    assert said.exit_code == 2
+    assert asked == [
+        (
+            "payments",
+            [
+                "--config=w.toml", "--kafka.bootstrap-servers=b:1", "--no-kafka.ssl-check-hostname",
+                "--state.warm-up=3d",
+            ],
+        )
+    ]  # fmt: skip
+    for command in ("train", "calibrate", "explain", "features"):
+        assert "--kafka.sasl-mechanism" in CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output

@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from detector import Detector, ModelDirectory
+from offbeat import app
 from tests.fakes import FakeCluster
 from tests.payments import (
     HISTORY_STREAM,
@@ -24,7 +25,7 @@ from tests.payments import (
 )
 from trainer.commands import mount
 from trainer.errors import DataFileError
-from trainer.explaining import MOST_RECORDS, explain_given, from_text, from_topic, kafka_settings
+from trainer.explaining import MOST_RECORDS, explain_given, from_text, from_topic
 from transport import BrokerUnavailable, KafkaSettings, Partition, RangeReader, bounds
 
 KAFKA = KafkaSettings()
@@ -222,19 +223,6 @@ def test_an_offset_that_is_a_hole_is_refused(cluster: FakeCluster) -> None:
         read(cluster, 3)
 
 
-def test_the_connection_is_the_workers_and_brokers_can_be_others() -> None:
-    environment = {
-        "OFFBEAT_KAFKA__CLIENT_ID": "me",
-        "OFFBEAT_KAFKA__BOOTSTRAP_SERVERS": "a:1",
-        "OFFBEAT_HTTP__PORT": "1",
-    }
-
-    assert kafka_settings(environment).bootstrap_servers == "a:1"
-    assert kafka_settings(environment, "b:2") == KafkaSettings(client_id="me", bootstrap_servers="b:2")
-    with pytest.raises(DataFileError, match="OFFBEAT_KAFKA__CLIENT_IDS"):
-        kafka_settings({"OFFBEAT_KAFKA__CLIENT_IDS": "me"})
-
-
 # --- the command ---
 
 
@@ -281,12 +269,12 @@ def test_the_command_refuses_what_it_cannot_explain(models: Path, words: list[st
 
 
 def test_a_broker_that_is_away_is_said(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise BrokerUnavailable("could not look up where logs begin and end: nobody answers")
 
     monkeypatch.setattr("trainer.explaining.from_topic", away)
 
-    said = offbeat("explain", "kafka:payments", "--offset", 0, "--models", models)
+    said = CliRunner().invoke(app, ["explain", "kafka:payments", "--offset", "0", "--models", str(models)])
 
     assert said.exit_code == 1
     assert "offbeat: could not look up where logs begin and end" in said.output

@@ -191,5 +191,5 @@ def test_the_state_at_the_end_goes_on_where_the_files_ended(tmp_path: Path) -> N
 def test_data_whose_every_record_is_in_the_earlier_files_say_so(tmp_path: Path) -> None:
     earlier, data = write_jsonl(tmp_path / "1.jsonl", rows(50)), write_jsonl(tmp_path / "2.jsonl", ["oops"])
 
-    with pytest.raises(DataFileError, match="all 50 records are in the files given as history"):
+    with pytest.raises(DataFileError, match="all 50 records are history alone"):
         load([data], STREAM, earlier=[earlier])

@@ -67,7 +67,7 @@ def test_overlapping_files_come_back_one_after_the_other_with_the_history_of_all
     chunks = list(read_with_history(files, STREAM, earlier=earlier))
 
     expected = features_of(content)
-    assert [chunk.file for chunk in chunks] == files
+    assert [chunk.origin for chunk in chunks] == files
     for chunk, part in zip(chunks, parts, strict=True):
         assert [reject.row for reject in chunk.rejects] == [0]
         assert chunk.records.ids is not None

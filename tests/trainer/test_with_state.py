@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,30 @@ def test_a_stream_without_history_says_that_it_has_no_state(data: Path, tmp_path
     said = train(data, plain, tmp_path / "models", "--with-state")
 
     assert "no features from history" in said
+
+
+def test_explain_begins_with_the_published_state_where_it_is_asked_to(data: Path, stream: Path, tmp_path: Path) -> None:
+    train(data, stream, tmp_path / "models", "--with-state")
+    registry = ModelDirectory(tmp_path / "models" / "remembering")
+    [version] = registry.versions()
+    detector = registry.load(version)
+    whole, _ = detector.judge(decoded([message(number) for number in range(1510)], HISTORY_STREAM))
+    live = tmp_path / "live.jsonl"
+    live.write_bytes(b"\n".join(message(number) for number in range(1500, 1510)))
+    words = ["explain", str(live), "--models", str(tmp_path / "models"), "--json"]
+
+    known, unknown = (CliRunner().invoke(app, [*words, *more]) for more in (["--with-state"], []))
+
+    assert [facts["score"] for facts in json.loads(known.stdout)] == whole.scores[1500:].tolist()
+    assert [facts["score"] for facts in json.loads(unknown.stdout)] != whole.scores[1500:].tolist()
+
+
+def test_explain_says_that_no_state_was_published(data: Path, stream: Path, tmp_path: Path) -> None:
+    train(data, stream, tmp_path / "models")
+
+    result = CliRunner().invoke(
+        app, ["explain", "-", "--models", str(tmp_path / "models"), "--with-state"], input=message(1)
+    )
+
+    assert result.exit_code == 2
+    assert "has no histories beside it: train with --with-state" in result.output
