@@ -197,15 +197,30 @@ def read_artifact(directory: Path, trusted: PublicKeys | None = None, name: str 
         ) from error
 
 
-def sign_artifact(directory: Path, key: PrivateKey) -> None:
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What an artifact says of itself; nothing of it is verified.
+
+    Raises:
+        ArtifactError: There is no manifest of this format to read.
+    """
+    try:
+        with opened(directory) as folder:
+            return _parse(folder, _read(folder, MANIFEST, _MOST_MANIFEST_BYTES), None)
+    except (UnsafeFileError, OSError) as error:
+        raise _tampered(directory, str(error)) from error
+
+
+def sign_artifact(directory: Path, key: PrivateKey, name: str | None = None) -> None:
     """Sign what an artifact holds, in the place of any signature that it had; who signs it vouches for it.
 
     Raises:
         ArtifactError: It is refused: nothing is signed that would not be loaded.
     """
-    read_artifact(directory)
+    verified = read_artifact(directory, name=name)
     with opened(directory) as folder:
         raw = _read(folder, MANIFEST, _MOST_MANIFEST_BYTES)
+    if hashlib.sha256(raw).hexdigest() != verified.sha256:
+        raise _tampered(directory / MANIFEST, "it was changed while it was verified")
     replace_file(directory / SIGNATURE, key.sign(raw))
 
 

@@ -84,8 +84,7 @@ class ModelDirectory:
         Raises:
             ArtifactError: There is no such version, or it is refused: nothing is signed that would not be loaded.
         """
-        read_artifact(self.path(version), name=self.name)
-        sign_artifact(self.path(version), key)
+        sign_artifact(self.path(version), key, self.name)
         state = self.state_path(version)
         if state.is_dir():
             for name, content in of_version(read_files(state), version, key).items():
