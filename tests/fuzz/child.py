@@ -17,11 +17,10 @@ CORPUS = Path(__file__).resolve().parent / "corpus"
 
 def instrumented_modules() -> list[str]:
     """Our modules that are bytecode: what is compiled for the machine can't be looked into."""
-    modules = ["worker.state_topic"]
-    for path in sorted((ROOMS / "detector").rglob("*.py")):
-        if "@compiled" not in (text := path.read_text(encoding="utf-8")) and "@inlined" not in text:
-            modules.append(".".join(path.relative_to(ROOMS).with_suffix("").parts).removesuffix(".__init__"))
-    return [name for name in modules if name not in ("detector", "detector.compiled")]
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted((ROOMS / "detector").rglob("*.py"))}
+    bytecode = [path for path, text in texts.items() if "@compiled" not in text and "@inlined" not in text]
+    modules = [".".join(path.relative_to(ROOMS).with_suffix("").parts).removesuffix(".__init__") for path in bytecode]
+    return ["worker.state_topic", *(name for name in modules if name not in ("detector", "detector.compiled"))]
 
 
 def place_of(error: BaseException) -> str:

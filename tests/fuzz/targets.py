@@ -42,7 +42,7 @@ from detector import (
 )
 from detector.artifact import pack
 from detector.history_layout import Prior
-from tests.payments import DEFINITION, HISTORY, HISTORY_STREAM, STREAM, message, remembering_detector
+from tests.payments import DEFINITION, HISTORY, HISTORY_STREAM, STREAM, message
 from transport import Batch, Partition
 from worker.state_topic import StoredAlerts, StoredBlock, stored
 
@@ -228,8 +228,17 @@ def definition(data: bytes) -> None:
 
 
 @cache
+def small_detector() -> Detector:
+    """A detector with features from history, fitted on few records in few steps: it has to be whole, not good."""
+    from trainer.fitting import FitSettings, fit_detector
+
+    records, _ = Decoder(HISTORY_STREAM).decode(Messages([message(number) for number in range(600)]))
+    return fit_detector(records, HISTORY_STREAM, FitSettings(most_steps=50))[0]
+
+
+@cache
 def packed() -> tuple[str, dict[str, bytes]]:
-    detector = remembering_detector()
+    detector = small_detector()
     version, content = pack(detector)
     return version, content
 
@@ -394,7 +403,7 @@ def histories() -> tuple[History, ...]:
 @cache
 def following() -> Detector:
     """A detector whose alerts depend on what came before: an online threshold, and a cooldown."""
-    before = remembering_detector()
+    before = small_detector()
     content = before.stream.model_dump()
     content["threshold"] = {"false_alarm_rate": 0.01, "mode": "online", "window": 5000}
     content["suppress"] = [{"rule": "cooldown", "name": "quiet", "period": "1h"}]
