@@ -176,8 +176,7 @@ class ModelDirectory:
                 remedy = "remove it, and promote a version again"
             raise ArtifactError(ArtifactRefusal.UNREADABLE, f"{path} cannot be read ({error}): {remedy}") from error
         former = content.pop("former", {}) if isinstance(content, dict) else None
-        histories = former.values() if isinstance(former, dict) else [None]
-        if not all(isinstance(versions, list) for versions in histories):
+        if not isinstance(former, dict) or not all(isinstance(versions, list) for versions in former.values()):
             raise ArtifactError(
                 ArtifactRefusal.UNREADABLE, f"{path} does not map aliases to versions: restore it, or promote again"
             )
