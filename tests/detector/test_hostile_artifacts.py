@@ -1,4 +1,4 @@
-"""Artifacts that somebody made to do harm, their hashes right: refused, in little time and memory, with what is wrong."""
+"""Artifacts that somebody made to do harm, hashes right: refused in little time and memory, with what is wrong."""
 
 from __future__ import annotations
 

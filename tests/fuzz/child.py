@@ -15,12 +15,11 @@ ROOMS = Path(__file__).resolve().parents[2]
 CORPUS = Path(__file__).resolve().parent / "corpus"
 
 
-def instrumented_modules() -> list[str]:
-    """Our modules that are bytecode: what is compiled for the machine can't be looked into."""
+def compiled_modules() -> list[str]:
+    """Our modules that are compiled for the machine, and so can't be looked into."""
     texts = {path: path.read_text(encoding="utf-8") for path in sorted((ROOMS / "detector").rglob("*.py"))}
-    bytecode = [path for path, text in texts.items() if "@compiled" not in text and "@inlined" not in text]
-    modules = [".".join(path.relative_to(ROOMS).with_suffix("").parts).removesuffix(".__init__") for path in bytecode]
-    return ["worker.state_topic", *(name for name in modules if name not in ("detector", "detector.compiled"))]
+    compiled = [path for path, text in texts.items() if "@compiled" in text or "@inlined" in text]
+    return [".".join(path.relative_to(ROOMS).with_suffix("").parts) for path in compiled]
 
 
 def place_of(error: BaseException) -> str:
@@ -39,7 +38,8 @@ def main(target: str, findings: Path, options: list[str]) -> None:
     import atheris
     import torch
 
-    with atheris.instrument_imports(include=instrumented_modules(), enable_loader_override=False):
+    rooms = {"include": ["detector", "worker"], "exclude": compiled_modules()}
+    with atheris.instrument_imports(**rooms, enable_loader_override=False):
         from tests.fuzz.targets import TARGETS, seeds
     torch.set_num_threads(1)
     run, seen = TARGETS[target], set[str]()
