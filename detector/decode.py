@@ -19,6 +19,7 @@ from detector.definition_parts import span_us
 from detector.images import BadImageError, from_base64, read_image
 from detector.records import MessageBatch, Records
 from detector.stream import (
+    DEEPEST,
     OF_VALUES,
     CategoryFeature,
     FieldFeature,
@@ -29,7 +30,7 @@ from detector.stream import (
     TimeField,
 )
 
-MAX_DEPTH = 64
+MAX_DEPTH = DEEPEST
 """Deepest nesting that is read; more brackets than this in a record cost it a closer look."""
 
 Column = list[Any] | NDArray[Any]

@@ -114,7 +114,8 @@ class Models:
         Raises:
             SettingsRefused: `detector` is not given and there are several.
         """
-        version, tried = None, ("", None)
+        version: str | None = None
+        tried: tuple[str, object] = "", None
         try:
             directory = self._directory()
             version = directory.current() if directory is not None else None

@@ -166,8 +166,8 @@ def check_batch(stream: StreamDefinition, values: list[bytes | None]) -> Records
     promised(all(len(reject.message) < 2000 for reject in rejects), "a message without end")
     for column in records.numbers.values():
         promised(not np.isinf(column).any(), "a number that is infinite")
-    for column in records.times.values():
-        known = column[~np.isnat(column)]
+    for stamps in records.times.values():
+        known = stamps[~np.isnat(stamps)]
         promised(bool(((known >= _EARLIEST) & (known <= _LATEST)).all()), "a time out of bounds")
     by_row = {reject.row: reject for reject in rejects}
     if len(values) > 1:

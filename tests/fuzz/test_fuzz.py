@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from detector import Decoder, ImageDecoder, Messages, Records, Reject
+from tests.fuzz import targets
 from tests.fuzz.targets import (
     BETWEEN,
     DEFINITIONS,
@@ -52,25 +54,23 @@ def test_what_the_fuzzer_begins_with_keeps_all_promises(target: str) -> None:
         TARGETS[target](seed)
 
 
-def test_a_promise_that_does_not_hold_is_noticed() -> None:
-    class Forgetful:
-        def decode(self, _: object) -> tuple[object, list[object]]:
-            records, rejects = self.inner.decode(_)
-            return records, rejects[1:]
+class Forgetful:
+    """A decoder that loses the first reject of a batch."""
 
-        def __init__(self, inner: object) -> None:
-            self.inner = inner  # type: ignore[misc]
+    def __init__(self, honest: Decoder | ImageDecoder) -> None:
+        self.honest = honest
 
-    from tests.fuzz import targets
+    def decode(self, batch: Messages) -> tuple[Records, list[Reject]]:
+        records, rejects = self.honest.decode(batch)
+        return records, rejects[1:]
 
-    stream = streams()[0]
+
+def test_a_promise_that_does_not_hold_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = targets.decoder_of
-    targets.decoder_of = lambda which: Forgetful(honest(which))  # type: ignore[assignment, return-value, arg-type]
-    try:
-        with pytest.raises(Broken, match="1 values, 0 records and 0 rejects"):
-            check_batch(stream, [b"not json"])
-    finally:
-        targets.decoder_of = honest
+    monkeypatch.setattr(targets, "decoder_of", lambda stream: Forgetful(honest(stream)))
+
+    with pytest.raises(Broken, match="1 values, 0 records and 0 rejects"):
+        check_batch(streams()[0], [b"not json"])
 
 
 @QUICK
