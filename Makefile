@@ -2,14 +2,14 @@
 #
 # Variables: PYTHON       the interpreter (3.11 or newer) that .venv is made with
 #            TORCH_INDEX  an index of torch's CPU-only wheels; without it torch comes from pip's own index, with CUDA on Linux
-#            ARGS         further arguments of the command behind demo, test, bench and bench-quality
+#            ARGS         further arguments of the command behind demo, test, fuzz, bench and bench-quality
 #            BENCH        the benchmarks that bench runs; all unless given
 #            DATA         the folder in which bench-quality looks for tables, payments and images
 #            VENV         where the environment is made
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format check docs bench bench-quality clean distclean
+.PHONY: help demo test lint format check docs fuzz bench bench-quality clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,6 +51,9 @@ check: lint test ## Everything that must pass before a change lands
 
 docs: $(VENV)/.installed-dev ## Rewrite README's tables and the alert's schema from the code
 	@$(BIN)/python -m worker.docs
+
+fuzz: $(VENV)/.installed-fuzz ## Throw bytes at all that reads input from outside, a minute each: make fuzz ARGS="--seconds 600 decoder"
+	@$(BIN)/python -m tests.fuzz.coverage_guided $(ARGS)
 
 bench: $(VENV)/.installed-dev ## Measure speed and quality, or only some of it: make bench BENCH=worker_throughput
 	@for name in $(BENCH); do echo "benchmarks.$$name"; \

@@ -14,6 +14,7 @@ from detector.errors import (
     ArtifactRefusal,
     DetectorError,
     HistoryMismatch,
+    SigningKeyError,
     StreamDefinitionError,
     TrainingDataError,
 )
@@ -39,6 +40,7 @@ from detector.registry import ModelDirectory
 from detector.rescaling import Rescaling
 from detector.scoring import Scorer
 from detector.severity import SEVERITIES, Severity, severity_of
+from detector.signing import PrivateKey, PublicKeys, write_key_pair
 from detector.stream import StreamDefinition
 from detector.suppression import SuppressedBefore
 from detector.tables import as_table, decode_table, records_of_matrix, stream_of_matrix
@@ -83,12 +85,15 @@ __all__ = [
     "ModelDirectory",
     "NormalScores",
     "Notes",
+    "PrivateKey",
+    "PublicKeys",
     "Records",
     "Reject",
     "RejectReason",
     "Rescaling",
     "Scorer",
     "Severity",
+    "SigningKeyError",
     "StreamDefinition",
     "StreamDefinitionError",
     "SuppressedBefore",
@@ -117,4 +122,5 @@ __all__ = [
     "to_png",
     "unpack_alert_state",
     "unpack_block",
+    "write_key_pair",
 ]

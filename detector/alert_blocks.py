@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -13,6 +14,8 @@ from detector.online_threshold import POINTS, SEGMENTS, ScoreWindow
 from detector.suppression import Quiet
 
 _CHECK_BYTES = 4
+_LATEST_US = 2**62
+_MOST_COUNTED = 2.0**40
 
 
 class _Window(msgspec.Struct, frozen=True):
@@ -57,13 +60,27 @@ def unpack_alert_state(content: bytes) -> tuple[AlertState, str]:
     try:
         state = msgspec.msgpack.decode(packed, type=_State)
         window = None if state.window is None else _unpack_window(state.window)
+        quiets = {key: Quiet(*quiet) for key, quiet in state.quiets.items()}
+        _check_quiets(quiets)
     except (msgspec.MsgspecError, ValueError) as error:
         raise AlertStateMismatch(f"the state of alerts is damaged: {error}") from error
-    return AlertState(window, {key: Quiet(*quiet) for key, quiet in state.quiets.items()}), state.version
+    return AlertState(window, quiets), state.version
+
+
+def _check_quiets(quiets: Mapping[str, Quiet]) -> None:
+    """Refuse times that no clock shows: they could not be told when they are asked for.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for quiet in quiets.values():
+        times_us = (quiet.alerted_us, quiet.latest_us, quiet.first_us, quiet.last_us)
+        if not (all(abs(time_us) < _LATEST_US for time_us in times_us) and 0 <= quiet.count < _LATEST_US):
+            raise ValueError("an entity is quiet for a time that is none")
 
 
 def _unpack_window(window: _Window) -> ScoreWindow:
-    return ScoreWindow(
+    read = ScoreWindow(
         points=np.frombuffer(window.points, np.float32).reshape(SEGMENTS, POINTS),
         counts=np.frombuffer(window.counts, np.int64).reshape(SEGMENTS),
         segment=window.segment,
@@ -71,3 +88,9 @@ def _unpack_window(window: _Window) -> ScoreWindow:
         threshold=window.threshold,
         stretch=window.stretch,
     )
+    # A threshold that is no number is one that no score is above: silence would look like peace.
+    numbers = np.concatenate([read.points.ravel(), read.filling, [read.threshold, read.stretch]])
+    counted = (read.counts >= 0).all() and 0 < float(read.counts.sum(dtype=np.float64)) < _MOST_COUNTED
+    if not (np.isfinite(numbers).all() and counted and read.stretch > 0 and -1 <= read.segment < _LATEST_US):
+        raise ValueError("its window of scores holds what no scores leave")
+    return read

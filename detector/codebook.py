@@ -6,12 +6,14 @@ It is the autoencoder without weights: its code says which normal records are ne
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.arrays import check_arrays
 from detector.compiled import compiled
 from detector.nearest import find_cells, find_codes, rebuild, rebuild_row
 from detector.rescaling import Rescaling
@@ -133,6 +135,25 @@ class Codebook:
         measures, _ = book._judge(sample, np.zeros(len(sample)), *found)
         book.typical = np.quantile(measures, _TYPICAL, axis=0) + 1e-9
         return book
+
+    @classmethod
+    def restore(cls, state: Mapping[str, NDArray[Any]]) -> Codebook:
+        """The codebook whose `state()` this is.
+
+        Raises:
+            KeyError: A part of the state is missing.
+            ValueError: Its parts do not belong together.
+        """
+        single, place, any_ = np.float32, np.int64, (None,)
+        check_arrays("the codebook", state, {
+            "grid": (single, (None, None)), "columns": (place, any_), "still": (place, any_), "values": (single, any_),
+            "centres": (single, (None, None)), "radii": (single, any_), "starts": (place, any_),
+            "codes": (single, (None, None)), "scale": (single, any_), "typical": (np.float64, (3,)),
+        })  # fmt: skip
+        columns = sorted([*state["columns"].tolist(), *state["still"].tolist()])
+        if columns != list(range(len(state["grid"]))) or len(state["columns"]) == 0:
+            raise ValueError("the codebook: columns and still are not each of its columns once: it is damaged")
+        return cls(**{name: state[name] for name in cls.STATE})
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that was fitted: arrays by the names of `STATE`, as the constructor takes them."""

@@ -24,6 +24,7 @@ from detector.image_scoring import ImageScorer
 from detector.normal_scores import NormalScores
 from detector.records import MessageBatch, Records
 from detector.scoring import Scorer
+from detector.signing import PublicKeys
 from detector.stream import NumberFeature, StreamDefinition
 from detector.tables import as_table, decode_table, records_of_matrix
 from detector.threshold import Threshold
@@ -326,15 +327,19 @@ class Detector:
         return write_artifact(self, Path(directory))
 
     @classmethod
-    def load(cls, directory: Path | str) -> Detector:
+    def load(cls, directory: Path | str, trusted: PublicKeys | None = None) -> Detector:
         """Read a detector from an artifact, after verifying hashes and golden scores.
+
+        Args:
+            directory: The artifact.
+            trusted: Public keys of which one must have signed it; None asks for no signature.
 
         Raises:
             ArtifactError: The artifact is refused; says why.
         """
         from detector.artifact import read_artifact
 
-        return read_artifact(Path(directory))
+        return read_artifact(Path(directory), trusted)
 
 
 def _partitions(records: Records) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.arrays import check_arrays
 from detector.encode import CategoryEncoder, CycleEncoder, Encoder, Notes
 from detector.image_records import ImageEncoder
 
@@ -35,6 +36,9 @@ SCORE_LEVELS = (*(level / 10 for level in range(1, 10)), 0.95, 0.99, 0.995, 0.99
 
 LEAST_BEYOND = 10
 """Calibration scores that lie beyond the last of those quantiles, at least."""
+
+
+_MOST_COUNTED = 2**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,8 +209,11 @@ class DriftReference:
             counts = state[f"{place}.counts"]
             edges = state[f"{place}.edges"] if codes is None else None
             of_code = None if codes is None else state[f"{place}.of_code"]
+            where = (f"{place}.edges", np.float64) if codes is None else (f"{place}.of_code", np.int64)
+            wanted = {f"{place}.counts": (np.int64, (None,)), where[0]: (where[1], (None,))}
+            check_arrays("the drift reference", state, wanted)
             fits = len(edges) + 2 == len(counts) if edges is not None else _fit(of_code, codes, len(counts))
-            if not fits or int(counts.sum()) < 1:
+            if not fits or int(counts.min()) < 0 or not 1 <= int(counts.sum()) < _MOST_COUNTED:
                 raise ValueError(f"the drift reference of {name or 'the score'} does not fit its bins")
             found.append(Bins(name, counts, edges, of_code, has_unseen, cycle_s))
         span_s = float(state["span_s"])

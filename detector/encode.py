@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from detector.arrays import check_arrays, check_numbers
 from detector.compiled import compiled
 from detector.errors import TrainingDataError
 from detector.records import Records
@@ -137,6 +138,20 @@ class NumberEncoder:
         self._missing = _Flag(missing_rate)
         self.low, self.high = low, high
         self.is_whole = self._is_whole()
+
+    @staticmethod
+    def check(owner: str, options: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse a state that no number's encoder has: compiled code looks between its knots.
+
+        Raises:
+            ValueError: It is none.
+        """
+        check_arrays(owner, arrays, dict.fromkeys(("knots", "scores"), (np.float64, (arrays["knots"].size,))))
+        names = ("spread", "centre", "scale", "missing_rate", "low", "high")
+        check_numbers(owner, {name: options[name] for name in names})
+        ascends = len(arrays["knots"]) > 0 and (np.diff(arrays["knots"]) > 0).all()
+        if not (ascends and options["spread"] > 0 and options["scale"] > 0 and isinstance(options["log"], bool)):
+            raise ValueError(f"{owner}: its knots do not ascend, or it has no spread: it is damaged")
 
     def _is_whole(self) -> bool:
         """Whether normal records hold whole numbers alone, as counts do; told by range and quantiles."""
@@ -349,6 +364,17 @@ class CategoryEncoder:
         self._code = {value: code for code, value in enumerate(values)} | dict.fromkeys(rare, len(values))
         self._scale = np.sqrt(np.maximum(rates * (1 - rates), LEAST_VARIANCE))
 
+    @staticmethod
+    def check(owner: str, options: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse a state that no category's encoder has.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if not all(isinstance(value, str) for value in (*options["values"], *options["rare"])):
+            raise ValueError(f"{owner}: its values are not all text: it is damaged")
+        check_arrays(owner, arrays, {"rates": (np.float64, (len(options["values"]) + 3,))})
+
     @classmethod
     def fit(cls, feature: CategoryFeature, records: Records) -> CategoryEncoder:
         """Fit on normal records.
@@ -429,6 +455,17 @@ class CycleEncoder:
         self._part, self._zone = part, zone
         self._missing = _Flag(missing_rate)
         self.parts, self.cycle_s = (24, 86_400) if part == "hour" else (7, 604_800)
+
+    @staticmethod
+    def check(owner: str, options: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: ARG004 - has none
+        """Refuse a state that no encoder of a cycle has.
+
+        Raises:
+            ValueError: It is none.
+        """
+        check_numbers(owner, {"missing_rate": options["missing_rate"]})
+        if options["part"] not in ("hour", "weekday") or not isinstance(options["zone"], str):
+            raise ValueError(f"{owner}: it is neither of an hour nor of a weekday: it is damaged")
 
     @classmethod
     def fit(cls, feature: TimeFeature, part: str, zone: str, records: Records) -> CycleEncoder:
@@ -577,14 +614,18 @@ class Encoder:
 
         Raises:
             KeyError: A part of the state is missing.
+            ValueError: A part of it is not what it is used as.
         """
-        kinds: dict[str, Any] = {
+        kinds: dict[str, type[NumberEncoder | CategoryEncoder | CycleEncoder]] = {
             "number": NumberEncoder, "category": CategoryEncoder, "cycle": CycleEncoder, "history": HistoryEncoder,
         }  # fmt: skip
         features = []
         for position, config in enumerate(configs):
             prefix = f"encoder.{position}."
             own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            kind, name = kinds[config["kind"]], config["name"]
             options = {key: value for key, value in config.items() if key not in ("kind", "name", "field")}
-            features.append(kinds[config["kind"]](config["name"], config["field"], **options, **own))
+            kind.check(f"the encoder of {name}", options, own)
+            restored: Any = kind
+            features.append(restored(name, config["field"], **options, **own))
         return cls(features)

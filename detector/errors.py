@@ -5,6 +5,7 @@ DetectorError
 ├── TrainingDataError         the data cannot train or calibrate a detector
 ├── HistoryMismatch           a block of histories cannot be carried on with
 ├── AlertStateMismatch        the state of alerts cannot be carried on with
+├── SigningKeyError           a key that signs or verifies artifacts cannot be used
 └── ArtifactError             an artifact is refused; `reason` is one of a closed set
 """
 
@@ -33,15 +34,23 @@ class AlertStateMismatch(DetectorError, ValueError):  # noqa: N818 - what it is,
     """The state of the alerts of a partition is damaged."""
 
 
+class SigningKeyError(DetectorError, ValueError):
+    """A key that signs or verifies artifacts cannot be used; the message says which file, and never what is in it."""
+
+
 class ArtifactRefusal(StrEnum):
     """Why an artifact was not loaded."""
 
     MISSING = "missing"
     INCOMPLETE = "incomplete"
     TAMPERED = "tampered"
+    TOO_LARGE = "too_large"
     UNREADABLE = "unreadable"
     FORMAT_VERSION = "format_version"
     GOLDEN_SCORES = "golden_scores"
+    UNSIGNED = "unsigned"
+    WRONG_SIGNATURE = "wrong_signature"
+    WRONG_DETECTOR = "wrong_detector"
 
 
 class ArtifactError(DetectorError):

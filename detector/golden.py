@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from detector.encode import CategoryEncoder, CycleEncoder, HistoryEncoder, NumberEncoder
 from detector.history import History
 from detector.image_golden import golden_images
-from detector.records import Messages
+from detector.records import Messages, Records
 from detector.stream import OF_VALUES, CategoryFeature, StreamDefinition
 from detector.times import iso8601
 
@@ -41,6 +41,15 @@ def make_golden(detector: Detector) -> dict[str, Any]:
 
 def golden_scores(detector: Detector, golden: Mapping[str, Any]) -> NDArray[np.float64]:
     """Scores (n,) of golden messages, through decoding, encoding and network, as the worker would score them."""
+    return detector.score(golden_records(detector, golden))
+
+
+def golden_records(detector: Detector, golden: Mapping[str, Any]) -> Records:
+    """The golden messages as records.
+
+    Raises:
+        ValueError: There are none, or one is no record of the detector's stream.
+    """
     values: list[bytes | None]
     if "base64" in golden:
         values = [base64.b64decode(value) for value in golden["base64"]]
@@ -49,7 +58,9 @@ def golden_scores(detector: Detector, golden: Mapping[str, Any]) -> NDArray[np.f
     records, rejects = detector.decode(Messages(values))
     if rejects:
         raise ValueError(f"golden record {rejects[0].row} cannot be decoded: {rejects[0].message}")
-    return detector.score(records)
+    if not len(records):
+        raise ValueError("there are no golden records: nothing would say whether it scores as it did")
+    return records
 
 
 def _message(detector: Detector, draw: np.random.Generator, row: int) -> dict[str, Any]:

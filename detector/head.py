@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.arrays import check_arrays
 from detector.compiled import compiled
 from detector.tails import beyond, fit_tails, rarity
 
@@ -93,6 +94,10 @@ class Head:
             KeyError: A part of the state is missing.
             ValueError: Its parts do not belong together.
         """
+        one, none, tail = (None,), (), (5, 1)
+        shapes = {"centre": one, "deviation": one, "weights": one, "bias": none, "share": none, "logit_tail": tail,
+                  "score_tail": tail}  # fmt: skip
+        check_arrays("the head", state, {name: (np.float64, shape) for name, shape in shapes.items()})
         return cls(**{name: state[name] for name in cls.STATE})
 
     def logits(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.arrays import check_numbers
 from detector.errors import TrainingDataError
 from detector.history_fold import fold
 from detector.history_layout import NEVER, SLOTS, Layout, Prior, layout_of
@@ -477,7 +478,14 @@ class History:
 
     @classmethod
     def from_json(cls, stream: StreamDefinition, content: Mapping[str, Any]) -> History:
-        """What `to_json` gave, for the same stream."""
+        """What `to_json` gave, for the same stream.
+
+        Raises:
+            KeyError, TypeError: A part is missing, or there is one that no history has.
+            ValueError: A prior is no number.
+        """
+        for path, prior in content.items():
+            check_numbers(f"the prior of {path}", prior)
         return cls(stream, {path: Prior(**prior) for path, prior in content.items()})
 
 

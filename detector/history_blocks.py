@@ -88,7 +88,7 @@ def unpack_block(history: History, content: bytes) -> Block:
         raise HistoryMismatch("not a block of histories, or a damaged one: its checksum is wrong")
     try:
         block = msgspec.msgpack.decode(packed_block, type=_Block)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:  # text in it may be none
         raise HistoryMismatch(f"not a block of histories: {error}") from error
     if block.fingerprint != history.fingerprint:
         raise HistoryMismatch("a block of another history: other features, other priors or other decoding")

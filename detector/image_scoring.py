@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detector.arrays import check_arrays
 from detector.image_gradients import Gradients
 from detector.networks import ConvolutionalAutoencoder, rows_times
 from detector.scoring import LEAST_STATISTIC_SPREAD, in_tiles
@@ -109,6 +110,25 @@ class ImageScorer:
         ])  # fmt: skip
         scorer.tails = torch.from_numpy(fit_tails(sample, LEAST_STATISTIC_SPREAD))
         return scorer
+
+    @classmethod
+    def restore(cls, network: ConvolutionalAutoencoder, state: Mapping[str, Tensor]) -> ImageScorer:
+        """The scorer whose `state()` this is.
+
+        Raises:
+            KeyError: A part of the state is missing.
+            ValueError: Its parts do not belong together.
+        """
+        own = {name: state[name] for name in cls.STATE}
+        width, components, codes = Gradients.width, own["basis"].numel() // Gradients.width, own["spacing"].numel()
+        check_arrays("the scorer", {name: tensor.numpy() for name, tensor in own.items()}, {
+            "centre": (np.float32, (width,)), "basis": (np.float32, (width, components)),
+            "codes": (np.float32, (codes, components)), "spacing": (np.float32, (codes,)),
+            "tails": (np.float64, (5, 2)),
+        })  # fmt: skip
+        if not codes or not components:
+            raise ValueError("the scorer knows no normal image: it is damaged")
+        return cls(network, **own)
 
     def state(self) -> dict[str, Tensor]:
         """All that was fitted beside the network: tensors by the names of `STATE`, as the constructor takes them."""

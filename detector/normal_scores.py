@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.arrays import check_arrays
 from detector.errors import TrainingDataError
 from detector.pareto import ParetoTail, Tails, fit_tails
 
@@ -128,7 +129,17 @@ class NormalScores:
 
         Raises:
             KeyError: A part of the state is missing.
+            ValueError: Its parts do not belong together.
         """
+        kept = state["scores"].size
+        check_arrays("the normal scores", state, {
+            "n": (np.int64, ()), "scores": (np.float64, (kept,)), "above": (np.int64, (kept,)),
+            "tails": (np.float64, (None, 4)),
+        })  # fmt: skip
+        if not kept <= int(state["n"]) or not kept or (np.diff(state["scores"]) < 0).any():
+            raise ValueError(
+                f"the normal scores: {kept} scores of {int(state['n'])} are no distribution: it is damaged"
+            )
         tails = tuple(ParetoTail(*map(float, tail)) for tail in state["tails"])
         normal = cls(int(state["n"]), state["scores"], state["above"], tails)
         normal.probability(normal._scores[-1:])  # compiled now, not while the first alert waits

@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from detector.artifact import VERSION, pack, read_artifact, write_files
+from detector.artifact import SIGNATURE, VERSION, pack, read_artifact, replace_file, sign_artifact, write_files
 from detector.detector import Detector
 from detector.errors import ArtifactError, ArtifactRefusal
+from detector.files import UnsafeFileError, read_plain
 from detector.history_file import SUFFIX as STATE_SUFFIX
+from detector.history_file import of_version, read_files
+from detector.signing import PrivateKey, PublicKeys
 
 PRODUCTION = "production"
 _ALIASES = "aliases.json"
+_MOST_ALIAS_BYTES = 1024 * 1024
 
 
 class ModelDirectory:
     """Versions of one detector under `root`, and the aliases that point at them.
 
     An alias changes atomically; a version never changes. The former target of an alias is remembered, so that
-    `rollback` needs no argument.
+    `rollback` needs no argument. The directory has the detector's name, and only versions of that one are loaded.
+
+    Attributes:
+        root: The directory.
+        trusted: Keys of which one must have signed what is loaded; None asks for no signature. The aliases are not
+            signed: whoever may write here can choose which of the signed versions serves, an old one too.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str, trusted: PublicKeys | None = None) -> None:
+        self.root, self.trusted = Path(root), trusted
+
+    @property
+    def name(self) -> str:
+        """The detector's name: that of the directory."""
+        return self.root.absolute().name
 
     def versions(self) -> list[str]:
         """Every complete version, the oldest first."""
         if not self.root.is_dir():
             return []
-        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and VERSION.fullmatch(path.name))
+        return sorted(path.name for path in self.root.iterdir() if VERSION.fullmatch(path.name) and path.is_dir())
 
     def aliases(self) -> dict[str, str]:
         """Alias to version.
 
         Raises:
-            ArtifactError: The file of aliases is damaged.
+            ArtifactError: The file of aliases is damaged, or a link to another.
         """
         return {alias: history[-1] for alias, history in self._history().items()}
 
@@ -64,7 +76,27 @@ class ModelDirectory:
         Raises:
             ArtifactError: There is no such version, or it is refused.
         """
-        return read_artifact(self.path(version))
+        return read_artifact(self.path(version), self.trusted, self.name)
+
+    def sign(self, version: str, key: PrivateKey) -> None:
+        """Sign a version and the histories beside it, in the place of any signature that they had.
+
+        Raises:
+            ArtifactError: There is no such version, or it is refused: nothing is signed that would not be loaded.
+        """
+        sign_artifact(self.path(version), key, self.name)
+        state = self.state_path(version)
+        if state.is_dir():
+            for name, content in of_version(read_files(state), version, key).items():
+                replace_file(state / name, content)
+
+    def signature_stamp(self, version: str) -> tuple[int, int] | None:
+        """What changes when a version is signed anew, None where it is not signed."""
+        try:
+            found = (self.root / version / SIGNATURE).lstat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
 
     def state_path(self, version: str) -> Path:
         """Where the histories at the end of a version's training lie, if they were published."""
@@ -77,6 +109,7 @@ class ModelDirectory:
         promote: bool = False,
         files: Mapping[str, bytes] | None = None,
         state: Mapping[str, bytes] | None = None,
+        key: PrivateKey | None = None,
     ) -> str:
         """Write a new version; the first one becomes production, a later one only where `promote` says so.
 
@@ -85,6 +118,7 @@ class ModelDirectory:
             promote: Whether it becomes production at once.
             files: More files for people.
             state: Files of the histories at the end of training, which lie beside the version.
+            key: Signs both, where one is given.
 
         Returns:
             The version.
@@ -92,9 +126,9 @@ class ModelDirectory:
         Raises:
             FileExistsError: This very detector is published already.
         """
-        version, content = pack(detector, files)
+        version, content = pack(detector, files, key)
         if state is not None:  # first, so that whoever sees the version sees its state
-            write_files(state, self.state_path(version))
+            write_files(of_version(state, version, key), self.state_path(version))
         write_files(content, self.root / version)
         if promote or self.current() is None:
             self.promote(version)
@@ -133,26 +167,29 @@ class ModelDirectory:
         """Every alias with all versions that it pointed at, the current one last."""
         path = self.root / _ALIASES
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_plain(path, _MOST_ALIAS_BYTES))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                ArtifactRefusal.UNREADABLE, f"{path} cannot be read ({error}): restore it, or promote a version again"
-            ) from error
+        except (OSError, ValueError, RecursionError) as error:
+            remedy = "restore it, or promote a version again"
+            if isinstance(error, UnsafeFileError):
+                remedy = "remove it, and promote a version again"
+            raise ArtifactError(ArtifactRefusal.UNREADABLE, f"{path} cannot be read ({error}): {remedy}") from error
         former = content.pop("former", {}) if isinstance(content, dict) else None
-        if former is None or not all(isinstance(version, str) for version in content.values()):
+        if not isinstance(former, dict) or not all(isinstance(versions, list) for versions in former.values()):
             raise ArtifactError(
                 ArtifactRefusal.UNREADABLE, f"{path} does not map aliases to versions: restore it, or promote again"
             )
-        return {alias: [*former.get(alias, []), version] for alias, version in content.items()}
+        history = {alias: [*former.get(alias, []), version] for alias, version in content.items()}
+        for version in (version for versions in history.values() for version in versions):
+            if not isinstance(version, str) or VERSION.fullmatch(version) is None:
+                raise ArtifactError(
+                    ArtifactRefusal.UNREADABLE,
+                    f"{path} names {version!r:.120}, which is no version: restore it, or promote again",
+                )
+        return history
 
     def _write(self, history: dict[str, list[str]]) -> None:
         content: dict[str, object] = {alias: versions[-1] for alias, versions in history.items()}
         content["former"] = {alias: versions[:-1] for alias, versions in history.items() if versions[:-1]}
-        draft = self.root / f".{_ALIASES}.{secrets.token_hex(4)}"
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.root / _ALIASES)
+        replace_file(self.root / _ALIASES, json.dumps(content, indent=1).encode())

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detector.arrays import check_arrays, check_places
 from detector.codebook import Codebook
 from detector.head import Head
 from detector.networks import Autoencoder, LinearAutoencoder
@@ -232,8 +233,10 @@ class Scorer:
         """
         book = None
         if any(name.startswith("codebook.") for name in state):
-            book = Codebook(**{name: state[f"codebook.{name}"].numpy() for name in Codebook.STATE})
-        scorer = cls(network, book, **{name: state[name] for name in cls.STATE})
+            book = Codebook.restore({name: state[f"codebook.{name}"].numpy() for name in Codebook.STATE})
+        own = {name: state[name] for name in cls.STATE}
+        _check(network, book, {name: tensor.numpy() for name, tensor in own.items()})
+        scorer = cls(network, book, **own)
         if any(name.startswith("head.") for name in state):
             scorer.attach(Head.restore({name: state[f"head.{name}"].numpy() for name in Head.STATE}))
         return scorer
@@ -251,6 +254,11 @@ class Scorer:
                 "or was taught by another one"
             )
         self.head = head
+
+    @property
+    def width(self) -> int:
+        """Columns of the encoded records that it scores, d."""
+        return len(self.varying) + self.still.shape[1]
 
     def encode(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Codes (n, k) of encoded records (n, d)."""
@@ -396,6 +404,30 @@ class Scorer:
             return squares
 
         return in_tiles(columns, matrix)
+
+
+def _check(network: Autoencoder, book: Codebook | None, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse parts of a scorer that do not belong together: some of them go to compiled code.
+
+    Raises:
+        ValueError: Types, shapes or places do not fit, or a number is not finite.
+    """
+    v, k, c = network.width, network.code_width, arrays["numbers"].size
+    d, whole = v + arrays["still"].size // 3, v + k
+    single, double, place = np.float32, np.float64, np.int64
+    check_arrays("the scorer", arrays, {
+        "varying": (place, (v,)), "still": (double, (3, d - v)), "centre": (single, (whole,)),
+        "deviation": (single, (whole,)), "whitening": (single, (whole, whole)), "numbers": (place, (c,)),
+        "number_whitening": (single, (v, c)), "number_shift": (single, (c,)), "linear": (single, (v, 2 * v)),
+        "linear_shift": (single, (2 * v,)), "column_tails": (single, (5, 2 * c + 3 * v + d)),
+        "statistic_tails": (double, (5, 4)), "trust": (double, ()), "known": (double, ()),
+        "evidence_tail": (double, (5, 1)),
+    })  # fmt: skip
+    check_places("the scorer", "numbers", arrays["numbers"], v)
+    if sorted([*arrays["varying"].tolist(), *arrays["still"][0].tolist()]) != list(range(d)):
+        raise ValueError(f"the scorer: varying and still are not each of the {d} columns once: it is damaged")
+    if book is not None and len(book.grid) != d:
+        raise ValueError(f"the codebook knows {len(book.grid)} columns, and the scorer {d}: it is damaged")
 
 
 def _evidence(network: Autoencoder, columns: Tensor) -> Tensor:

@@ -23,6 +23,9 @@ Statistic = Literal[
 ]  # fmt: skip
 """What a history feature says of an entity's own records; docs/stream.md says what each one is."""
 
+DEEPEST = 64
+"""Deepest nesting of a record that is read."""
+
 ALL = "all"
 """The window without an end, in which old records are slowly forgotten."""
 
@@ -381,6 +384,12 @@ class StreamDefinition(Closed):
         return self
 
     @model_validator(mode="after")
+    def _paths_can_be_read(self) -> Self:
+        for path in (*self.paths, *self.echo):
+            _check_path(path)
+        return self
+
+    @model_validator(mode="after")
     def _suppression_fits(self) -> Self:
         names = [rule.name for rule in self.suppress]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -553,6 +562,20 @@ class StreamDefinition(Closed):
         for head, table in tables:
             lines += ["", head, *(f"{key} = {_toml(value)}" for key, value in table.items())]
         return "\n".join(lines) + "\n"
+
+
+def _check_path(path: str) -> None:
+    """Refuse a path that no field can have: readers of JSON are made from it.
+
+    Raises:
+        ValueError: It has signs that names of fields cannot have, or leads too deep.
+    """
+    if odd := sorted({character for character in path if character in '"\\' or character < " "}):
+        raise ValueError(
+            f"{path!r:.120} has {', '.join(map(repr, odd))} in it, which no field that can be read has: mend the path"
+        )
+    if path.count(".") >= DEEPEST:
+        raise ValueError(f"{path!r:.120} leads more than {DEEPEST} objects deep, and such records are rejected")
 
 
 def _toml(value: object) -> str:

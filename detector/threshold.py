@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, binom, norm
 
+from detector.arrays import check_numbers
 from detector.errors import TrainingDataError
 from detector.normal_scores import ENOUGH, NormalScores
 from detector.pareto import Tails
@@ -71,8 +72,20 @@ class Threshold:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Threshold:
-        """What `to_json` gave."""
-        return cls(**{**content, "high": math.inf if content["high"] is None else content["high"]})
+        """What `to_json` gave.
+
+        Raises:
+            KeyError, TypeError: A part is missing, or there is one that no threshold has.
+            ValueError: A part is of another kind, or says nothing that could be promised.
+        """
+        read = cls(**{**content, "high": math.inf if content["high"] is None else content["high"]})
+        names = ["value", "low", "rate", "rate_low", "rate_high", "n"]
+        names += [name for name in ("high", "expected_per_day") if content[name] is not None]
+        check_numbers("the threshold", {name: content[name] for name in names})
+        texts = [read.method, read.stated, read.warning or ""]
+        if not (0 < read.rate <= 1 and isinstance(read.n, int) and all(isinstance(text, str) for text in texts)):
+            raise ValueError("the threshold promises no rate between 0 and 1, or does not say how: it is damaged")
+        return read
 
 
 def fit_threshold(

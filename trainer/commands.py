@@ -23,7 +23,7 @@ from trainer.topic_options import LookBackOf, TopicOptions, reading_topics, topi
 if TYPE_CHECKING:
     import torch
 
-    from detector import Detector, HistoryState, ModelDirectory, Records, StreamDefinition
+    from detector import Detector, HistoryState, ModelDirectory, PrivateKey, Records, StreamDefinition
     from trainer.datasets import Source
     from trainer.explaining import Given
     from trainer.fitting import FitReport
@@ -79,6 +79,23 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write: .p
 OneVersion = Annotated[
     str | None, typer.Option("--version", help="Version; production unless given.", show_default=False)
 ]
+SignWith = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-with",
+        help="Ed25519 private key in PEM that signs the new version; its passphrase comes from "
+        "OFFBEAT_SIGNING_PASSPHRASE or the file of OFFBEAT_SIGNING_PASSPHRASE_FILE.",
+        show_default=False,
+    ),
+]
+Trusted = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--public-key",
+        help="PEM file with public keys, one of which must have signed the version; may be repeated.",
+        show_default=False,
+    ),
+]
 OptionalVersion = Annotated[str | None, typer.Argument(help="Version; production unless given.", show_default=False)]
 
 
@@ -95,11 +112,13 @@ def mount(app: typer.Typer, look_back_of: LookBackOf | None = None) -> None:
     app.command()(reading_topics(explain, look_back_of, ranges=False))
     app.command()(embed)
     models = typer.Typer(
-        help="List, show, verify, promote and roll back the versions of a detector.", no_args_is_help=True
+        help="List, show, verify, sign, promote and roll back the versions of a detector.", no_args_is_help=True
     )
     models.command("list")(list_models)
     models.command("show")(show_model)
     models.command("verify")(verify_model)
+    models.command("sign")(sign_model)
+    models.command("keygen")(make_keys)
     models.command("promote")(promote_model)
     models.command("rollback")(roll_back_model)
     app.add_typer(models, name="models")
@@ -151,6 +170,7 @@ def train(
     ] = False,
     models: Models = Path("models"),
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version production at once.")] = False,
+    sign_with: SignWith = None,
     seed: Annotated[int, typer.Option(min=0, help="The same data and seed give the same detector.")] = 0,
     max_rows: Annotated[
         int,
@@ -248,6 +268,7 @@ def train(
         from trainer.loading import load
         from trainer.report import render
 
+        key = _key(sign_with)  # first, so that a wrong passphrase costs no training
         definition = _with_threshold(StreamDefinition.load(stream), alert_budget, false_alarm_rate, one_in)
         if definition.image is not None and network == "pca":
             raise typer.BadParameter("images have a network of their own, and PCA beside it", param_hint="--network")
@@ -303,7 +324,7 @@ def train(
             state = pack_state(dataset.history, dataset.state, dataset.ends)
         elif with_state:
             _note(f"stream {definition.name!r} has no features from history: there is no state to publish")
-        version = directory.publish(detector, promote=promote, files={"report.html": page}, state=state)
+        version = directory.publish(detector, promote=promote, files={"report.html": page}, state=state, key=key)
         if checkpoints is not None:
             checkpoints.remove()
         _print_result(detector, report, dataset)
@@ -333,6 +354,7 @@ def calibrate(
     detector: Name = None,
     version: OneVersion = None,
     promote: Annotated[bool, typer.Option(help="Put the new version into production.")] = True,
+    sign_with: SignWith = None,
     alert_budget: Annotated[
         str | None, typer.Option(help='Expected false alarms, such as "50/day", in place of the detector\'s.')
     ] = None,
@@ -366,7 +388,10 @@ def calibrate(
         from trainer import progress
         from trainer.calibration import Cost, calibrate_on, calibrate_on_kept, with_rules_of, with_stream
 
+        key = _key(sign_with)
         directory = _directory(models, detector)
+        if key is not None:  # what is signed was signed: else a version of anybody's would pass under this key
+            directory.trusted = key.public
         judge = directory.load(_version(directory, version))
         before = judge.stream if stream is None else with_rules_of(StreamDefinition.load(stream), judge.stream)
         wanted = _with_threshold(before, alert_budget, false_alarm_rate, one_in)
@@ -400,7 +425,7 @@ def calibrate(
         if done.rejects:
             _add(table, "left out", f"{done.rejects:,}", "no records of the stream, or without a score")
         _stdout().print(table)
-        _print_published(directory, directory.publish(done.detector, promote=promote))
+        _print_published(directory, directory.publish(done.detector, promote=promote, key=key))
 
 
 def score(
@@ -545,7 +570,7 @@ def _published_state(directory: ModelDirectory, detector: Detector) -> HistorySt
     version = detector.version or ""
     if detector.history is None:
         raise DataFileError(f"{detector.name} {version} has no features from history: leave out --with-state")
-    state = read_state(detector.history, directory.state_path(version))
+    state = read_state(detector.history, directory.state_path(version), version=version)
     if state is None:
         raise DataFileError(
             f"{detector.name} {version} has no histories beside it: train with --with-state, or give --history"
@@ -847,38 +872,92 @@ def show_model(
         _stdout().print(table)
 
 
-def verify_model(version: OptionalVersion = None, models: Models = Path("models"), detector: Name = None) -> None:
-    """Verify the hashes and golden scores of a version on this machine; exits 1 where it is refused."""
+def verify_model(
+    version: OptionalVersion = None,
+    models: Models = Path("models"),
+    detector: Name = None,
+    public_key: Trusted = None,
+) -> None:
+    """Verify the hashes and golden scores of a version on this machine, and who signed it; exits 1 where refused."""
     with _failures_told():
-        directory = _directory(models, detector)
+        directory = _trusting(_directory(models, detector), public_key)
         found = _version(directory, version)
         loaded = directory.load(found)
-        _say(f"{loaded.name} {found} is complete, untampered, and gives its golden scores on this machine")
+        signed = ", signed" if public_key else ""
+        _say(f"{loaded.name} {found} is complete, untampered{signed}, and gives its golden scores on this machine")
+
+
+def sign_model(
+    version: Annotated[str, typer.Argument(help="The version that you vouch for.")],
+    key: Annotated[Path, typer.Option("--key", help="Ed25519 private key in PEM; as of --sign-with.")],
+    models: Models = Path("models"),
+    detector: Name = None,
+) -> None:
+    """Sign a version that is there already, after verifying it; workers that ask for a signature load it then."""
+    with _failures_told():
+        signer = _key(key)
+        assert signer is not None  # noqa: S101 - the path is given
+        directory = _directory(models, detector)
+        directory.sign(version, signer)
+        _say(f"{directory.name} {version} is signed by {signer.public.fingerprints[0]}")
+
+
+def make_keys(
+    path: Annotated[Path, typer.Argument(help="Where to write the private key; the public one gets .pub behind it.")],
+) -> None:
+    """Make a pair of Ed25519 keys: the private one signs and stays with the trainer, the public one is for workers.
+
+    The private one is encrypted where OFFBEAT_SIGNING_PASSPHRASE, or the file of OFFBEAT_SIGNING_PASSPHRASE_FILE, says
+    with what.
+    """
+    with _failures_told():
+        from detector import PublicKeys, write_key_pair
+        from trainer.signing import passphrase
+
+        secret = passphrase()
+        public = write_key_pair(path, secret)
+        _say(f"private key {path}{'' if secret is None else ', encrypted'}: whoever has it can publish models")
+        _say(f"public key  {public}, {PublicKeys.read([public]).fingerprints[0]}: for model_public_key of workers")
 
 
 def promote_model(
     version: Annotated[str, typer.Argument(help="The version that becomes production.")],
     models: Models = Path("models"),
     detector: Name = None,
+    public_key: Trusted = None,
 ) -> None:
     """Make a version production; workers load it within seconds."""
     with _failures_told():
-        directory = _directory(models, detector)
+        directory = _trusting(_directory(models, detector), public_key)
         before = directory.current()
         directory.promote(version)
         _say(f"{directory.root.name}: production is {version}{f', before it was {before}' if before else ''}")
 
 
-def roll_back_model(models: Models = Path("models"), detector: Name = None) -> None:
+def roll_back_model(models: Models = Path("models"), detector: Name = None, public_key: Trusted = None) -> None:
     """Make the version before the current one production again."""
     with _failures_told():
-        directory = _directory(models, detector)
+        directory = _trusting(_directory(models, detector), public_key)
         before = directory.current()
         version = directory.rollback()
         _say(f"{directory.root.name}: production is {version} again, no longer {before}")
 
 
 # --- which model ---
+
+
+def _key(path: Path | None) -> PrivateKey | None:
+    """The private key to sign with, where one is named."""
+    from trainer.signing import signing_key
+
+    return None if path is None else signing_key(path)
+
+
+def _trusting(directory: ModelDirectory, public_keys: list[Path] | None) -> ModelDirectory:
+    """The directory, loading nothing that none of these keys signed."""
+    from detector import ModelDirectory, PublicKeys
+
+    return ModelDirectory(directory.root, PublicKeys.read(public_keys)) if public_keys else directory
 
 
 def _directories(models: Path) -> list[ModelDirectory]:
@@ -937,14 +1016,17 @@ def _version(directory: ModelDirectory, version: str | None) -> str:
 
 def _facts_of(directory: ModelDirectory) -> list[dict[str, Any]]:
     """What the manifests say, unverified: a damaged version is listed as such."""
+    from detector import ArtifactError
+    from detector.artifact import read_manifest
+
     aliases = directory.aliases()
     found = []
     for version in directory.versions():
         try:
-            manifest = json.loads((directory.path(version) / "manifest.json").read_bytes())
+            manifest = read_manifest(directory.path(version))
             facts, threshold = manifest["facts"], float(manifest["threshold"]["value"])
             kind = manifest["architecture"]["kind"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ArtifactError, ValueError, KeyError, TypeError):
             facts, threshold, kind = {}, None, ""
         found.append(
             {

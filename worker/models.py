@@ -17,6 +17,7 @@ from detector import (
     HistoryMismatch,
     HistoryState,
     ModelDirectory,
+    PublicKeys,
     read_state,
 )
 from worker.clock import Clock
@@ -52,15 +53,18 @@ class Models:
     `refresh` may run on a thread of its own; `swap` and `current` belong to the loop.
     """
 
-    def __init__(self, root: Path, name: str | None, *, clock: Clock, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self, root: Path, name: str | None, *, clock: Clock, metrics: WorkerMetrics, trusted: PublicKeys | None = None
+    ) -> None:
         self._root = root
+        self._trusted = trusted
         self._name = name
         self._clock = clock
         self._metrics = metrics
         self._current: Model | None = None
         self._loaded: deque[Model] = deque(maxlen=1)  # put in and taken out in one step each, so that none gets lost
         self._seen: str | None = None  # version that the loader handed over last
-        self._refused: set[str] = set()
+        self._refused: set[tuple[str, object]] = set()  # versions, each with the signature that it had then
         self._unreachable = ""
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -111,10 +115,13 @@ class Models:
             SettingsRefused: `detector` is not given and there are several.
         """
         version: str | None = None
+        tried: tuple[str, object] = "", None
         try:
             directory = self._directory()
             version = directory.current() if directory is not None else None
-            if version is None or version == self._seen or version in self._refused:
+            if directory is not None and version is not None:
+                tried = version, directory.signature_stamp(version)
+            if version is None or version == self._seen or tried in self._refused:
                 self._unreachable = ""
                 return
             assert directory is not None  # noqa: S101 - it named the version
@@ -131,6 +138,7 @@ class Models:
             if version is None or _is_passing(error):
                 self._report_unreachable(error)
             else:
+                self._refused.add(tried)
                 self._refuse(version, error)
 
     def version(self, version: str) -> Detector | None:
@@ -163,11 +171,10 @@ class Models:
     def _directory(self) -> ModelDirectory | None:
         if self._name is None:
             self._name = only_detector(self._root)
-        return ModelDirectory(self._root / self._name) if self._name else None
+        return ModelDirectory(self._root / self._name, self._trusted) if self._name else None
 
     def _refuse(self, version: str, error: Exception) -> None:
         reason = error.reason if isinstance(error, ArtifactError) else type(error).__name__
-        self._refused.add(version)
         self._metrics.reloads.labels("refused").inc()
         logger.error(
             "model %s is refused (%s): %s; %s, it is not tried again: publish another or roll back. version=%s",
@@ -195,7 +202,7 @@ def _histories_of_training(directory: ModelDirectory, version: str, detector: De
     if detector.history is None:
         return None
     try:
-        return read_state(detector.history, directory.state_path(version))
+        return read_state(detector.history, directory.state_path(version), directory.trusted, version)
     except HistoryMismatch as error:
         logger.warning("the histories of training are not used: %s; the input is replayed instead", error)
         return None

@@ -18,7 +18,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from detector import Detector
+from detector import Detector, PublicKeys, SigningKeyError
 from transport import (
     BrokerUnavailable,
     KafkaPublisher,
@@ -70,7 +70,8 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
     for topic in settings.input_topics:
         metrics.skipped.labels(topic)
     status = Status(clock, stall_limit_s=settings.max_poll_interval_s, silence_limit_s=settings.http.silence_limit_s)
-    models = Models(settings.models, settings.detector, clock=clock, metrics=metrics)
+    trusted = trusted_keys(settings)
+    models = Models(settings.models, settings.detector, clock=clock, metrics=metrics, trusted=trusted)
 
     with ExitStack() as parts:
         try:
@@ -172,6 +173,22 @@ def wait_for_model(
         stop.wait(_LOOK_FOR_FIRST_MODEL_S)
         status.tick()
     return None
+
+
+def trusted_keys(settings: WorkerSettings) -> PublicKeys | None:
+    """The keys of `model_public_key`, None where it is not set; read once, so that a restart changes them.
+
+    Raises:
+        SettingsRefused: A file cannot be read, or holds something else.
+    """
+    if settings.model_public_key is None:
+        return None
+    try:
+        keys = PublicKeys.read(settings.model_public_key)
+    except SigningKeyError as error:
+        raise SettingsRefused(f"model_public_key: {error}") from error
+    logger.info("only versions signed by one of the keys %s are loaded", ", ".join(keys.fingerprints))
+    return keys
 
 
 def check_topics(settings: WorkerSettings, *, missing_of: Callable[..., list[str]] = missing_topics) -> None:

@@ -22,6 +22,7 @@ def _split(value: object) -> object:
 
 Topic = Annotated[str, Field(min_length=1, max_length=249, pattern=r"^[a-zA-Z0-9._-]+$")]
 Topics = Annotated[tuple[Topic, ...], BeforeValidator(_split)]
+KeyFiles = Annotated[tuple[Path, ...], Field(min_length=1), BeforeValidator(_split)]
 _SPAN = re.compile(r"([0-9]+)(s|m|h|d|w)|0")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -156,6 +157,11 @@ class WorkerSettings(BaseModel):
         None,
         pattern=r"^[a-z0-9][a-z0-9._-]*$",
         description="Which detector of `models` to serve; may be left out where there is only one.",
+    )
+    model_public_key: KeyFiles | None = Field(
+        None,
+        description="PEM files with Ed25519 public keys, separated by commas: only versions that one of them signed "
+        "are loaded. Unless given, whoever can write to `models` decides what alerts.",
     )
     reload_interval_s: PositiveSeconds = Field(
         10, description="How often to look whether another version was promoted."

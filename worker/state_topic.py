@@ -149,12 +149,26 @@ def stored(batch: Batch, partition: Partition) -> Iterator[StoredBlock | StoredA
         said = dict(headers)
         try:
             lineage = Lineage(said[_LINEAGE].decode(), side, said[_IDENTITY].decode())
+            offset = _counted(said[_OFFSET])
             if number == _ALERTS:
-                yield StoredAlerts(lineage, int(said[_OFFSET]), value)
+                yield StoredAlerts(lineage, offset, value)
                 continue
+            blocks = _counted(said[_BLOCKS])
             yield StoredBlock(
-                lineage=lineage, number=int(number), blocks=int(said[_BLOCKS]), offset=int(said[_OFFSET]),
+                lineage=lineage, number=_counted(number.encode(), blocks), blocks=blocks, offset=offset,
                 fingerprint=said[_FINGERPRINT].decode(), content=value,
             )  # fmt: skip
         except (KeyError, ValueError):  # not ours, or of a version that writes otherwise: it is warmed up instead
             continue
+
+
+def _counted(text: bytes, below: int = 2**63) -> int:
+    """A whole number from 0 on, as offsets and blocks are counted.
+
+    Raises:
+        ValueError: It is none, or not below the limit.
+    """
+    number = int(text)
+    if not 0 <= number < below:
+        raise ValueError(f"{number} is not from 0 to below {below}")
+    return number

@@ -70,6 +70,7 @@ def rehash(directory: Path) -> None:
     manifest["files"] = {
         name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in manifest["files"]
     }
+    manifest["bytes"] = {name: (directory / name).stat().st_size for name in manifest["files"]}
     (directory / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -157,7 +158,7 @@ def test_the_first_version_serves_and_a_later_one_only_when_promoted(tiny_detect
 
 
 def test_a_rollback_returns_to_the_version_before_and_then_no_further(tiny_detector: Detector, tmp_path: Path) -> None:
-    models = ModelDirectory(tmp_path)
+    models = ModelDirectory(tmp_path / "payments")
     first = publish(models, tiny_detector, 1)
     publish(models, tiny_detector, 2, promote=True)
 
@@ -168,7 +169,7 @@ def test_a_rollback_returns_to_the_version_before_and_then_no_further(tiny_detec
 
 
 def test_a_broken_version_is_never_promoted(tiny_detector: Detector, tmp_path: Path) -> None:
-    models = ModelDirectory(tmp_path)
+    models = ModelDirectory(tmp_path / "payments")
     first, second = publish(models, tiny_detector, 1), publish(models, tiny_detector, 2)
     edit("weights.safetensors", lambda raw: raw[:-1])(models.path(second))
 
@@ -179,7 +180,7 @@ def test_a_broken_version_is_never_promoted(tiny_detector: Detector, tmp_path: P
 
 
 def test_a_manifest_that_was_changed_no_longer_belongs_to_its_version(tiny_detector: Detector, tmp_path: Path) -> None:
-    models = ModelDirectory(tmp_path)
+    models = ModelDirectory(tmp_path / "payments")
     version = publish(models, tiny_detector, 1)
     manifest = json.loads((models.path(version) / "manifest.json").read_text())
     manifest["threshold"]["value"] = 1e9  # would silence every alert
@@ -192,9 +193,9 @@ def test_a_manifest_that_was_changed_no_longer_belongs_to_its_version(tiny_detec
 
 
 def test_drafts_and_strangers_in_the_directory_are_no_versions(tiny_detector: Detector, tmp_path: Path) -> None:
-    models = ModelDirectory(tmp_path)
-    (tmp_path / ".20260314T092653Z-1f3a9c2e.0a0b").mkdir()
-    (tmp_path / "notes").mkdir()
+    models = ModelDirectory(tmp_path / "payments")
+    (tmp_path / "payments" / ".20260314T092653Z-1f3a9c2e.0a0b").mkdir(parents=True)
+    (tmp_path / "payments" / "notes").mkdir()
 
     assert models.versions() == []
     assert models.current() is None
@@ -204,10 +205,11 @@ def test_drafts_and_strangers_in_the_directory_are_no_versions(tiny_detector: De
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"production": 5}', b'"x"'])
 def test_a_damaged_alias_file_is_an_error_and_not_an_empty_registry(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "aliases.json").write_bytes(content)
+    (tmp_path / "payments").mkdir()
+    (tmp_path / "payments" / "aliases.json").write_bytes(content)
 
     with pytest.raises(ArtifactError, match=r"aliases\.json"):
-        ModelDirectory(tmp_path).current()
+        ModelDirectory(tmp_path / "payments").current()
 
 
 def test_scores_of_a_matrix_survive_the_way_through_an_artifact(tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from detector import Detector, ModelDirectory
+from detector import Detector, ModelDirectory, PrivateKey, write_key_pair
 from tests.payments import fitted_detector, message, odd_message
 from tests.worker.bench import Bench, BenchClock, publish_models
 from worker.errors import SettingsRefused
@@ -169,6 +173,125 @@ def test_damaged_aliases_are_reported_once_and_looked_at_again(root: Path, caplo
     models.refresh()
 
     assert models.swap() is True
+
+
+def link_the_version(version: Path) -> None:
+    version.rename(version.parent.parent / "elsewhere")
+    version.symlink_to(version.parent.parent / "elsewhere")
+
+
+def pipe_for_weights(version: Path) -> None:
+    (version / "weights.safetensors").unlink()
+    os.mkfifo(version / "weights.safetensors")
+
+
+def terabytes_of_weights(version: Path) -> None:
+    os.truncate(version / "weights.safetensors", 1 << 42)
+
+
+def rewritten(**changes: object) -> Callable[[Path], None]:
+    def rewrite(version: Path) -> None:
+        manifest = json.loads((version / "manifest.json").read_text())
+        manifest |= changes
+        raw = json.dumps(manifest).encode()
+        (version / "manifest.json").write_bytes(raw)
+        renamed = version.with_name(f"{version.name[:17]}{hashlib.sha256(raw).hexdigest()[:8]}")
+        version.rename(renamed)  # as careful as an attacker: the name fits the content
+        (version.parent / "aliases.json").write_text(json.dumps({"production": renamed.name}))
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        link_the_version,
+        pipe_for_weights,
+        terabytes_of_weights,
+        rewritten(architecture={"kind": "denoising", "width": 1 << 40, "member_code": 4, "hidden": 1 << 40}),
+        rewritten(name="transfers"),
+        rewritten(facts={"trained_until": "tomorrow"}),
+    ],
+)
+def test_a_worker_goes_on_alerting_with_its_model_when_a_hostile_one_is_promoted(
+    harm: Callable[[Path], None], root: Path
+) -> None:
+    bench = Bench(root, score_topic=None)
+    models = Models(root, None, clock=bench.clock, metrics=bench.metrics)
+    models.refresh()
+    first = current_version(models)
+    hostile = ModelDirectory(root / "payments").publish(stricter(), promote=True)
+    harm(root / "payments" / hostile)
+
+    models.refresh()
+    bench.produce(odd_message(1))
+    bench.worker(turns=3, models=models).run()
+
+    assert [alert.model.version for alert in bench.alerts] == [first]
+    assert reloads(models, "refused") == 1
+
+
+@pytest.mark.parametrize("aliases", [b'{"production": "../../x"}', b"[" * 200_000, None])
+def test_hostile_aliases_leave_the_model_in_use(aliases: bytes | None, root: Path) -> None:
+    models = models_of(root)
+    models.refresh()
+    first = current_version(models)
+    file = root / "payments" / "aliases.json"
+    file.unlink()
+    if aliases is None:
+        file.symlink_to("/etc/passwd")
+    else:
+        file.write_bytes(aliases)
+
+    models.refresh()
+
+    assert current_version(models) == first
+    assert reloads(models, "unavailable") == 1
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> PrivateKey:
+    write_key_pair(tmp_path / "key")
+    return PrivateKey.read(tmp_path / "key")
+
+
+def test_a_worker_with_a_public_key_takes_signed_versions_alone(
+    root: Path, key: PrivateKey, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = ModelDirectory(root / "payments")
+    first = directory.current()
+    assert first is not None
+    directory.sign(first, key)
+    models = Models(root, None, clock=BenchClock(), metrics=WorkerMetrics(CollectorRegistry()), trusted=key.public)
+    models.refresh()
+    assert current_version(models) == first
+    second = directory.publish(stricter(), promote=True)
+
+    models.refresh()
+    models.refresh()
+    assert current_version(models) == first
+    assert reloads(models, "refused") == 1
+    assert "unsigned" in caplog.text
+    assert f"{first} stays in use" in caplog.text
+
+    directory.sign(second, key)  # found without a restart
+    models.refresh()
+    assert current_version(models) == second
+
+
+def test_a_version_signed_by_another_key_never_takes_over(root: Path, key: PrivateKey, tmp_path: Path) -> None:
+    write_key_pair(tmp_path / "theirs")
+    directory = ModelDirectory(root / "payments")
+    first = directory.current()
+    assert first is not None
+    directory.sign(first, key)
+    models = Models(root, None, clock=BenchClock(), metrics=WorkerMetrics(CollectorRegistry()), trusted=key.public)
+    models.refresh()
+    directory.publish(stricter(), promote=True, key=PrivateKey.read(tmp_path / "theirs"))
+
+    models.refresh()
+
+    assert current_version(models) == first
 
 
 def test_without_a_directory_there_is_no_model_and_no_complaint(tmp_path: Path) -> None:
