@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -15,12 +14,10 @@ from detector.encode import Encoder, NumberEncoder
 from detector.records import Records
 from detector.scoring import Scorer
 
-MOST_CHANGES = 4
-"""Most features that a counterfactual changes: as many as are tried."""
-
 LOOKS = 4
 """Values of a number that are scored to find how far it may go; its last one that does not alert is shown."""
 
+_NEAR_ENOUGH = 0.05
 _MARGIN = 0.03
 _LEAST_MOVE = 0.05
 _DIGITS = 2
@@ -82,15 +79,17 @@ def seek(
     ablation: Ablation,
     thresholds: NDArray[np.float64],
     *,
-    most: int = MOST_CHANGES,
     is_sensitive: Callable[[str], bool] = lambda _: False,
 ) -> list[Counterfactual | None]:
     """For each of n records a counterfactual, or None where none was found.
 
-    Greedily: the feature whose expected value lets the score fall furthest takes it, then the next one, until the score
-    is at or below the threshold. Where the last of them is a number that the record has, what is sought is not its
-    expected value but how far it may go: a bound between the two. It is rounded towards the expected value, and scored
-    as it is shown.
+    The features take their expected values one after the other, first those that alone let the score fall furthest,
+    until the score is at or below the threshold; one that does not let it fall further is left as it is. Where the last
+    of them is a number that the record has, what is sought is not its expected value but how far it may go: a bound
+    between the two. It is rounded towards the expected value, and scored as it is shown.
+
+    Whatever is to be scored of all records is scored at once, be it a next feature of one or a next bound of another:
+    there are few rounds, each of them as full as can be.
 
     Args:
         encoder: What made the columns.
@@ -98,176 +97,198 @@ def seek(
         records: The records, n.
         ablation: What became of them when single features took their expected values.
         thresholds: The threshold in force for each, (n,).
-        most: Most features that are changed.
         is_sensitive: Whether the value of a field must not be shown.
     """
-    path = _follow(encoder, scorer, ablation, thresholds, most)
-    shown = [not is_sensitive(feature.field) for feature in encoder.features]
-    bounds = _find_bounds(encoder, scorer, records, path, thresholds, shown)
+    shown = np.array([not is_sensitive(feature.field) for feature in encoder.features])
+    descent = _Descent(encoder, ablation, thresholds)
+    bounds = _Bounds(encoder, records, thresholds, shown)
+    bounds.begin(descent, np.flatnonzero(descent.has_arrived))
+    while True:
+        descending, lower = descent.next()
+        bounding, nearer = bounds.next(descent)
+        if len(descending) + len(bounding) == 0:
+            return _told(encoder, descent, bounds, shown)
+        scores = scorer.score(np.concatenate([lower, nearer]))
+        bounds.learn(bounding, nearer, scores[len(descending) :])
+        bounds.begin(descent, descent.learn(descending, scores[: len(descending)]))
+
+
+def _told(
+    encoder: Encoder, descent: _Descent, bounds: _Bounds, shown: NDArray[np.bool_]
+) -> list[Counterfactual | None]:
+    """What was found, as it is shown."""
     names = encoder.names
-    found: list[Counterfactual | None] = [None] * len(records)
-    for row in np.flatnonzero(path.scores <= thresholds).tolist():
+    hidden = [Change(name, None, None, sensitive=True) for name in names]
+    found: list[Counterfactual | None] = [None] * len(descent.scores)
+    rows = np.flatnonzero(descent.has_arrived)
+    bound = {row: (change, score) for row, change, score in bounds.found(names)}
+    for row, score in zip(rows.tolist(), descent.scores[rows].tolist(), strict=True):
         changes = [
-            Change(names[position], "equals", value)
-            if shown[position]
-            else Change(names[position], None, None, sensitive=True)
-            for position, value in path.steps[row]
+            Change(names[position], "equals", value) if shown[position] else hidden[position]
+            for position, value in descent.steps(row)
         ]
-        score = float(path.scores[row])
-        if row in bounds:
-            changes[-1], score = bounds[row]
-        found[row] = Counterfactual(tuple(changes), score) if changes else None  # none: it does not alert anyway
+        if row in bound:
+            changes[-1], score = bound[row]
+        found[row] = Counterfactual(tuple(changes), score)
     return found
 
 
-class _Step(NamedTuple):
-    """A feature that was changed, and to what."""
-
-    position: int
-    value: str | float | None
-
-
-@dataclass(frozen=True)
-class _Path:
-    """Where the greedy search ended: n records as they would be.
+class _Descent:
+    """n records whose candidates take their expected values one after the other, until they do not alert.
 
     Attributes:
-        matrix: The records with all changes, float32 (n, d).
+        matrix: The records with the changes so far, float32 (n, d).
         before: Their scores without the last change, (n,).
         scores: Their scores, (n,).
-        steps: What was changed in each, in order.
+        last: The slot of the candidate that was changed last, (n,); -1 for none.
     """
 
-    matrix: NDArray[np.float32]
-    before: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    steps: list[list[_Step]]
+    def __init__(self, encoder: Encoder, ablation: Ablation, thresholds: NDArray[np.float64]) -> None:
+        n = len(ablation.matrix)
+        self.ablation = ablation
+        self.matrix, self.scores, self.before = ablation.matrix.copy(), ablation.scores.copy(), ablation.scores.copy()
+        self.last = np.full(n, -1)
+        self._owner, self._thresholds = owners(encoder), thresholds
+        # Stable: those that were not tried follow in the order of their residuals, and those that are none come last.
+        self._order = np.argsort(ablation.put_back, axis=1, kind="stable")  # (n, c)
+        self._is_taken = np.zeros(ablation.candidates.shape, np.bool_)
+        self._turn = np.zeros(n, np.int64)
+        self._alerts = ablation.scores > thresholds  # those that are still to be changed
+        first = np.flatnonzero(self._alerts)
+        self.learn(first, ablation.put_back[first, self._order[first, 0]])  # known already
+
+    @property
+    def has_arrived(self) -> NDArray[np.bool_]:
+        """Which records were changed and do not alert any more, (n,)."""
+        arrived: NDArray[np.bool_] = (self.last >= 0) & (self.scores <= self._thresholds)
+        return arrived
+
+    def next(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows (m,) that still alert and have a candidate left, and what they are with it, (m, d)."""
+        rows = np.flatnonzero(self._alerts & (self._turn < self._order.shape[1]))
+        rows = rows[self.ablation.candidates[rows, self._slots(rows)] >= 0]
+        return rows, self._with_next(rows)
+
+    def learn(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Take the scores (m,) of what `next` gave of some rows (m,): those of them that do not alert any more."""
+        falls = scores < self.scores[rows]
+        kept, lower = rows[falls], scores[falls]
+        slots = self._slots(kept)
+        self.matrix[kept] = self._with_next(kept)
+        self._is_taken[kept, slots], self.last[kept] = True, slots
+        self.before[kept], self.scores[kept] = self.scores[kept], lower
+        self._turn[rows] += 1
+        arrived = kept[lower <= self._thresholds[kept]]
+        self._alerts[arrived] = False
+        return arrived
+
+    def steps(self, row: int) -> Iterator[tuple[int, str | float | None]]:
+        """The features of one record that were changed, and to what, in order."""
+        for slot in self._order[row].tolist():
+            if self._is_taken[row, slot]:
+                yield int(self.ablation.candidates[row, slot]), self.ablation.values[row, slot]
+
+    def _slots(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        slots: NDArray[np.int64] = self._order[rows, self._turn[rows]]
+        return slots
+
+    def _with_next(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Records (m, d) as they are with their next candidate changed."""
+        changed = self.ablation.candidates[rows, self._slots(rows)]
+        return np.where(self._owner == changed[:, None], self.ablation.expected[rows], self.matrix[rows])
 
 
-def _follow(encoder: Encoder, scorer: Scorer, ablation: Ablation, thresholds: NDArray[np.float64], most: int) -> _Path:
-    """Change one feature after the other, each time that of the lowest score, until nothing alerts or falls."""
-    owner = owners(encoder)
-    matrix, left = ablation.matrix.copy(), ablation.candidates.copy()
-    scores, before = ablation.scores.copy(), ablation.scores.copy()
-    steps: list[list[_Step]] = [[] for _ in range(len(matrix))]
-    tried, rows = ablation.put_back, np.flatnonzero(scores > thresholds)
-    for number in range(most):
-        if number > 0:
-            place, slot = np.nonzero(left[rows] >= 0)
-            row = rows[place]
-            own = owner == left[row, slot][:, None]
-            tried = np.full(left.shape, np.inf)
-            tried[row, slot] = scorer.score(np.where(own, ablation.expected[row], matrix[row]))
-        best = tried[rows].argmin(axis=1)
-        falls = tried[rows, best] < scores[rows]
-        rows, best = rows[falls], best[falls]
-        if len(rows) == 0:
-            break
-        chosen = left[rows, best]
-        matrix[rows] = np.where(owner == chosen[:, None], ablation.expected[rows], matrix[rows])
-        before[rows], scores[rows] = scores[rows], tried[rows, best]
-        left[rows, best] = -1
-        for row, position, value in zip(
-            rows.tolist(), chosen.tolist(), ablation.values[rows, best].tolist(), strict=True
-        ):
-            steps[row].append(_Step(position, value))
-        rows = rows[scores[rows] > thresholds[rows]]
-    return _Path(matrix, before, scores, steps)
+class _Bounds:
+    """How far the last number that was changed may go in each of n records: a secant that never leaves its bracket.
 
-
-def _find_bounds(
-    encoder: Encoder, scorer: Scorer, records: Records, path: _Path, thresholds: NDArray[np.float64], shown: list[bool]
-) -> dict[int, tuple[Change, float]]:
-    """By row, how far the last number that was changed may go, and the score that the record has there."""
-    searches = [
-        search
-        for position, rows in _numbers_to_bound(path, thresholds).items()
-        if shown[position] and (search := _search(encoder, position, rows, records, path)) is not None
-    ]
-    if not searches:
-        return {}
-    ends = np.cumsum([len(search.rows) for search in searches]).tolist()
-    spans = [slice(end - len(search.rows), end) for search, end in zip(searches, ends, strict=True)]
-    trial = path.matrix[np.concatenate([search.rows for search in searches])]
-    for _ in range(LOOKS):
-        for search, span in zip(searches, spans, strict=True):
-            trial[span, search.columns] = search.next(thresholds[search.rows])
-        scores = scorer.score(trial)
-        for search, span in zip(searches, spans, strict=True):
-            search.learn(scores[span], thresholds[search.rows])
-    return {row: bound for search in searches for row, bound in search.bounds()}
-
-
-def _numbers_to_bound(path: _Path, thresholds: NDArray[np.float64]) -> dict[int, list[int]]:
-    """Rows by the feature that was changed last, where that was enough and it is a number."""
-    rows: dict[int, list[int]] = {}
-    for row in np.flatnonzero(path.scores <= thresholds).tolist():
-        if path.steps[row] and isinstance(path.steps[row][-1].value, float):
-            rows.setdefault(path.steps[row][-1].position, []).append(row)
-    return rows
-
-
-def _search(encoder: Encoder, position: int, rows: list[int], records: Records, path: _Path) -> _Search | None:
-    """The search in those of the rows that have a number there, None where none has."""
-    feature = encoder.features[position]
-    assert isinstance(feature, NumberEncoder)  # noqa: S101 - only those expect a float
-    actual = feature.values_in(records)
-    kept = np.array([row for row in rows if not np.isnan(actual[row])], np.int64)
-    if len(kept) == 0:
-        return None
-    expected = np.array([path.steps[row][-1].value for row in kept.tolist()], np.float64)
-    return _Search(feature, encoder.slices[position], kept, actual[kept], expected, path)
-
-
-class _Search:
-    """The bounds of one number feature in m records, while they are sought: a secant that never leaves its bracket.
-
-    It works on the scale on which the feature is encoded, where scores are nearer to straight lines, and what it finds
-    are values in the record's own units.
+    It works on the scale on which numbers are encoded, where scores are nearer to straight lines, and what it finds are
+    values in the record's own units.
     """
 
     def __init__(
-        self, feature: NumberEncoder, columns: slice, rows: NDArray[np.int64], actual: NDArray[np.float64],
-        expected: NDArray[np.float64], path: _Path,
-    ) -> None:  # fmt: skip
-        self.columns, self.rows = columns, rows
-        self._feature, self._actual, self._expected = feature, actual, expected
-        self._value, self._score = expected, path.scores[rows]  # the last ones that do not alert
-        self._inside = feature.columns_of(expected)[:, 0]
-        self._outside, self._outer_score = feature.columns_of(actual)[:, 0], path.before[rows]
-        self._tried = expected
-        self._hits, self._misses = np.zeros(len(rows)), np.zeros(len(rows))  # how many values in a row were so
+        self, encoder: Encoder, records: Records, thresholds: NDArray[np.float64], shown: NDArray[np.bool_]
+    ) -> None:
+        n = len(thresholds)
+        self._encoder, self._records, self._thresholds = encoder, records, thresholds
+        self._is_bounded = shown & np.array(encoder.are_numbers)
+        self._starts = np.array([columns.start for columns in encoder.slices])
+        self._position, self._left = np.full(n, -1), np.zeros(n, np.int64)  # the feature; looks that are left
+        self._actual, self._expected = np.zeros(n), np.zeros(n)
+        self._value, self._score = np.zeros(n), np.zeros(n)  # the last ones that do not alert
+        self._tried, self._outer_score = np.zeros(n), np.zeros(n)
+        self._start, self._inside, self._outside = np.zeros(n), np.zeros(n), np.zeros(n)  # as encoded
+        self._hits, self._misses = np.zeros(n), np.zeros(n)  # how many values in a row were so
 
-    def next(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The columns (m, 2) of the next values: a little inside of where a straight line meets the threshold.
+    def begin(self, descent: _Descent, rows: NDArray[np.int64]) -> None:
+        """Seek a bound in those of the rows (m,) of which the last change is a number that they have."""
+        slots = descent.last[rows]
+        positions = descent.ablation.candidates[rows, slots]
+        for position in np.unique(positions[self._is_bounded[positions]]).tolist():
+            feature, here = self._number(position), positions == position
+            own = rows[here]
+            actual = feature.values_in(self._records)[own]
+            expected = descent.ablation.values[own, slots[here]].astype(np.float64)  # not a number: expected missing
+            known = ~(np.isnan(actual) | np.isnan(expected))
+            own, actual, expected = own[known], actual[known], expected[known]
+            self._position[own], self._left[own] = position, LOOKS
+            self._actual[own], self._expected[own] = actual, expected
+            self._value[own], self._score[own] = expected, descent.scores[own]
+            self._outer_score[own] = descent.before[own]
+            self._start[own] = self._inside[own] = feature.columns_of(expected)[:, 0]
+            self._outside[own] = feature.columns_of(actual)[:, 0]
 
-        As a curve meets it always on the same side of the line, an end that stays counts half each time (Illinois).
+    def next(self, descent: _Descent) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows (m,) with a bound to seek, and what they are with the next value, (m, d).
+
+        It is a little inside of where a straight line meets the threshold. As a curve meets it always on the same side
+        of the line, an end that stays counts half each time (Illinois).
         """
-        room = (thresholds - self._score) * 0.5**self._misses
-        excess = (self._outer_score - thresholds) * 0.5**self._hits
+        rows = np.flatnonzero(self._left)
+        thresholds = self._thresholds[rows]
+        room = (thresholds - self._score[rows]) * 0.5 ** self._misses[rows]
+        excess = (self._outer_score[rows] - thresholds) * 0.5 ** self._hits[rows]
         share = np.clip(room / np.maximum(room + excess, 1e-12) - _MARGIN, _LEAST_MOVE, 1.0 - _LEAST_MOVE)
-        place = self._inside + share * (self._outside - self._inside)
-        values = self._feature.values_of(place)
-        self._tried = _rounded(values, self._actual, self._expected, is_whole=self._feature.is_whole)
-        return self._feature.columns_of(self._tried)
+        places = self._inside[rows] + share * (self._outside[rows] - self._inside[rows])
+        positions, trials = self._position[rows], descent.matrix[rows]
+        for position in np.unique(positions).tolist():
+            feature, columns = self._number(position), self._encoder.slices[position]
+            here = positions == position
+            own = rows[here]
+            self._tried[own] = _rounded(
+                feature.values_of(places[here]), self._actual[own], self._expected[own], is_whole=feature.is_whole
+            )
+            trials[here, columns] = feature.columns_of(self._tried[own])
+        return rows, trials
 
-    def learn(self, scores: NDArray[np.float64], thresholds: NDArray[np.float64]) -> None:
-        """Take the scores (m,) of the values that were tried."""
-        column, is_inside = self._feature.columns_of(self._tried)[:, 0], scores <= thresholds
-        self._value = np.where(is_inside, self._tried, self._value)
-        self._score = np.where(is_inside, scores, self._score)
-        self._hits, self._misses = np.where(is_inside, self._hits + 1, 0), np.where(is_inside, 0, self._misses + 1)
-        self._inside = np.where(is_inside, column, self._inside)
-        self._outside = np.where(is_inside, self._outside, column)
-        self._outer_score = np.where(is_inside, self._outer_score, scores)
+    def learn(self, rows: NDArray[np.int64], trials: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+        """Take the scores (m,) of what `next` gave."""
+        places = trials[np.arange(len(rows)), self._starts[self._position[rows]]]
+        is_inside = scores <= self._thresholds[rows]
+        inside, outside = rows[is_inside], rows[~is_inside]
+        self._value[inside], self._score[inside] = self._tried[inside], scores[is_inside]
+        self._inside[inside], self._outside[outside] = places[is_inside], places[~is_inside]
+        self._outer_score[outside] = scores[~is_inside]
+        self._hits[inside], self._misses[inside] = self._hits[inside] + 1, 0
+        self._hits[outside], self._misses[outside] = 0, self._misses[outside] + 1
+        way, gap = self._outside[rows] - self._start[rows], self._outside[rows] - self._inside[rows]
+        self._left[rows] = np.where(np.abs(gap) <= _NEAR_ENOUGH * np.abs(way), 0, self._left[rows] - 1)
 
-    def bounds(self) -> Iterator[tuple[int, tuple[Change, float]]]:
-        """Of each row the change, and the score of the record with the value that it shows."""
-        for row, is_above, value, score in zip(
-            self.rows.tolist(), (self._actual > self._expected).tolist(), self._value.tolist(), self._score.tolist(),
-            strict=True,
+    def found(self, names: list[str]) -> Iterator[tuple[int, Change, float]]:
+        """Rows with a bound, the change, and the score of the record with the value that it shows."""
+        rows = np.flatnonzero(self._position >= 0)
+        relations: list[Relation] = [
+            "at_most" if is_above else "at_least" for is_above in (self._actual > self._expected)[rows].tolist()
+        ]
+        for row, position, relation, value, score in zip(
+            rows.tolist(), self._position[rows].tolist(), relations, self._value[rows].tolist(),
+            self._score[rows].tolist(), strict=True,
         ):  # fmt: skip
-            yield row, (Change(self._feature.name, "at_most" if is_above else "at_least", value), score)
+            yield row, Change(names[position], relation, value), score
+
+    def _number(self, position: int) -> NumberEncoder:
+        feature = self._encoder.features[position]
+        assert isinstance(feature, NumberEncoder)  # noqa: S101 - only those are bounded
+        return feature
 
 
 def _rounded(
