@@ -17,6 +17,9 @@ from detector.scoring import Scorer
 LOOKS = 4
 """Values of a number that are scored to find how far it may go; its last one that does not alert is shown."""
 
+RIVALS = 2
+"""Candidates of which the one that lets the score fall furthest is changed next: those that did so most alone."""
+
 _NEAR_ENOUGH = 0.05
 _MARGIN = 0.03
 _LEAST_MOVE = 0.05
@@ -102,30 +105,32 @@ def seek(
     shown = np.array([not is_sensitive(feature.field) for feature in encoder.features])
     descent = _Descent(encoder, ablation, thresholds)
     bounds = _Bounds(encoder, records, thresholds, shown)
-    bounds.begin(descent, np.flatnonzero(descent.has_arrived))
     while True:
-        descending, lower = descent.next()
-        bounding, nearer = bounds.next(descent)
-        if len(descending) + len(bounding) == 0:
-            return _told(encoder, descent, bounds, shown)
+        bounds.begin(descent, descent.arrived)
+        rows, slots, lower = descent.next()
+        bounded, nearer = bounds.next(descent)
+        if len(rows) + len(bounded) == 0:
+            return _told(encoder, descent, bounds, thresholds, shown)
         scores = scorer.score(np.concatenate([lower, nearer]))
-        bounds.learn(bounding, nearer, scores[len(descending) :])
-        bounds.begin(descent, descent.learn(descending, scores[: len(descending)]))
+        bounds.learn(bounded, nearer, scores[len(rows) :])
+        descent.learn(rows, slots, scores[: len(rows)])
 
 
 def _told(
-    encoder: Encoder, descent: _Descent, bounds: _Bounds, shown: NDArray[np.bool_]
+    encoder: Encoder, descent: _Descent, bounds: _Bounds, thresholds: NDArray[np.float64], shown: NDArray[np.bool_]
 ) -> list[Counterfactual | None]:
     """What was found, as it is shown."""
     names = encoder.names
     hidden = [Change(name, None, None, sensitive=True) for name in names]
-    found: list[Counterfactual | None] = [None] * len(descent.scores)
-    rows = np.flatnonzero(descent.has_arrived)
+    found: list[Counterfactual | None] = [None] * len(descent.steps)
+    rows = np.flatnonzero((descent.last >= 0) & (descent.scores <= thresholds))
+    candidates, values = descent.ablation.candidates, descent.ablation.values
     bound = {row: (change, score) for row, change, score in bounds.found(names)}
     for row, score in zip(rows.tolist(), descent.scores[rows].tolist(), strict=True):
         changes = [
-            Change(names[position], "equals", value) if shown[position] else hidden[position]
-            for position, value in descent.steps(row)
+            Change(names[position], "equals", values[row, slot]) if shown[position] else hidden[position]
+            for slot in descent.steps[row]
+            for position in (candidates[row, slot],)
         ]
         if row in bound:
             changes[-1], score = bound[row]
@@ -137,65 +142,67 @@ class _Descent:
     """n records whose candidates take their expected values one after the other, until they do not alert.
 
     Attributes:
+        ablation: What became of the records when single candidates took their expected values.
         matrix: The records with the changes so far, float32 (n, d).
         before: Their scores without the last change, (n,).
         scores: Their scores, (n,).
         last: The slot of the candidate that was changed last, (n,); -1 for none.
+        steps: The slots of all that were changed, in order, n lists.
     """
 
     def __init__(self, encoder: Encoder, ablation: Ablation, thresholds: NDArray[np.float64]) -> None:
-        n = len(ablation.matrix)
         self.ablation = ablation
         self.matrix, self.scores, self.before = ablation.matrix.copy(), ablation.scores.copy(), ablation.scores.copy()
-        self.last = np.full(n, -1)
+        self.last = np.full(len(self.matrix), -1)
+        self.steps: list[list[int]] = [[] for _ in range(len(self.matrix))]
         self._owner, self._thresholds = owners(encoder), thresholds
-        # Stable: those that were not tried follow in the order of their residuals, and those that are none come last.
-        self._order = np.argsort(ablation.put_back, axis=1, kind="stable")  # (n, c)
-        self._is_taken = np.zeros(ablation.candidates.shape, np.bool_)
-        self._turn = np.zeros(n, np.int64)
-        self._alerts = ablation.scores > thresholds  # those that are still to be changed
-        first = np.flatnonzero(self._alerts)
-        self.learn(first, ablation.put_back[first, self._order[first, 0]])  # known already
+        # Stable: those that were not tried alone follow in the order of their residuals.
+        self._rank = np.argsort(np.argsort(ablation.put_back, axis=1, kind="stable"), axis=1)  # (n, c)
+        self._is_left = ablation.candidates >= 0  # (n, c)
+        alerting = np.flatnonzero(self.scores > thresholds)
+        self.arrived = self._take(alerting, ablation.put_back[alerting])
 
-    @property
-    def has_arrived(self) -> NDArray[np.bool_]:
-        """Which records were changed and do not alert any more, (n,)."""
-        arrived: NDArray[np.bool_] = (self.last >= 0) & (self.scores <= self._thresholds)
-        return arrived
+    def next(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """What is to be scored of records that still alert: rows (m,), slots (m,), and the records so changed, (m, d)."""
+        rows = np.flatnonzero((self.scores > self._thresholds) & self._is_left.any(axis=1))
+        ranks = np.where(self._is_left[rows], self._rank[rows], self._rank.shape[1])
+        last = np.sort(ranks, axis=1)[:, : RIVALS][:, -1:]
+        place, slots = np.nonzero(self._is_left[rows] & (ranks <= last))
+        return rows[place], slots, self._changed(rows[place], slots)
 
-    def next(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows (m,) that still alert and have a candidate left, and what they are with it, (m, d)."""
-        rows = np.flatnonzero(self._alerts & (self._turn < self._order.shape[1]))
-        rows = rows[self.ablation.candidates[rows, self._slots(rows)] >= 0]
-        return rows, self._with_next(rows)
+    def learn(
+        self, rows: NDArray[np.int64], slots: NDArray[np.int64], scores: NDArray[np.float64]
+    ) -> None:
+        """Take the scores (m,) of what `next` gave."""
+        tried = np.full(self._is_left.shape, np.inf)
+        tried[rows, slots] = scores
+        rows = np.unique(rows)
+        self.arrived = self._take(rows, tried[rows])
 
-    def learn(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Take the scores (m,) of what `next` gave of some rows (m,): those of them that do not alert any more."""
-        falls = scores < self.scores[rows]
-        kept, lower = rows[falls], scores[falls]
-        slots = self._slots(kept)
-        self.matrix[kept] = self._with_next(kept)
-        self._is_taken[kept, slots], self.last[kept] = True, slots
-        self.before[kept], self.scores[kept] = self.scores[kept], lower
-        self._turn[rows] += 1
-        arrived = kept[lower <= self._thresholds[kept]]
-        self._alerts[arrived] = False
-        return arrived
+    def _take(self, rows: NDArray[np.int64], tried: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Change what lets the score of each of m rows fall furthest, of what was tried (m, c), infinite where not.
 
-    def steps(self, row: int) -> Iterator[tuple[int, str | float | None]]:
-        """The features of one record that were changed, and to what, in order."""
-        for slot in self._order[row].tolist():
-            if self._is_taken[row, slot]:
-                yield int(self.ablation.candidates[row, slot]), self.ablation.values[row, slot]
+        Where none of that lets it fall, none of it will be tried again.
 
-    def _slots(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        slots: NDArray[np.int64] = self._order[rows, self._turn[rows]]
-        return slots
+        Returns:
+            The rows that do not alert any more.
+        """
+        slots = tried.argmin(axis=1)
+        lowest = np.take_along_axis(tried, slots[:, None], axis=1)[:, 0]
+        falls = lowest < self.scores[rows]
+        self._is_left[rows[~falls]] &= np.isinf(tried[~falls])
+        rows, slots, lowest = rows[falls], slots[falls], lowest[falls]
+        self.matrix[rows] = self._changed(rows, slots)
+        self.before[rows], self.scores[rows] = self.scores[rows], lowest
+        self._is_left[rows, slots], self.last[rows] = False, slots
+        for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
+            self.steps[row].append(slot)
+        return rows[lowest <= self._thresholds[rows]]
 
-    def _with_next(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Records (m, d) as they are with their next candidate changed."""
-        changed = self.ablation.candidates[rows, self._slots(rows)]
-        return np.where(self._owner == changed[:, None], self.ablation.expected[rows], self.matrix[rows])
+    def _changed(self, rows: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Records (m, d) as they are so far with one candidate more at its expected value."""
+        own = self._owner == self.ablation.candidates[rows, slots][:, None]
+        return np.where(own, self.ablation.expected[rows], self.matrix[rows])
 
 
 class _Bounds:
