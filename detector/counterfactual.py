@@ -29,7 +29,7 @@ _SMALLEST = 1e-100
 Relation = Literal["equals", "at_most", "at_least"]
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """What one feature would have to be.
 
     Attributes:
@@ -45,7 +45,7 @@ class Change(msgspec.Struct, frozen=True):
     sensitive: bool = False
 
 
-class Counterfactual(msgspec.Struct, frozen=True):
+class Counterfactual(msgspec.Struct, frozen=True, gc=False):
     """A record beside the one that alerts which does not.
 
     It is the record with some features changed and all others as they are, those included that are computed from a

@@ -30,7 +30,7 @@ Method = Literal["ablation", "residual"]
 Direction = Literal["above", "below", "differs"]
 
 
-class Contribution(msgspec.Struct, frozen=True):
+class Contribution(msgspec.Struct, frozen=True, gc=False):
     """One feature's part in a score.
 
     Attributes:
@@ -64,7 +64,7 @@ class ImageExplanation:
     error: NDArray[np.float32]
 
 
-class Explanation(msgspec.Struct, frozen=True):
+class Explanation(msgspec.Struct, frozen=True, gc=False):
     """Why one record scores as it does.
 
     Attributes:

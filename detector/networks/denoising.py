@@ -51,7 +51,8 @@ class DenoisingAutoencoder(Autoencoder):
     def decode(self, codes: Tensor) -> Tensor:
         """Reconstructions (n, d): the mean of the members'."""
         columns = codes.T.reshape(len(self.noise), self.member_code, -1).contiguous()
-        return self._layers(columns, 3, 6).mean(dim=0).T
+        rebuilt = self._layers(columns, 3, 6)
+        return rebuilt.mean(dim=0).T if len(self.noise) > 1 else rebuilt[0].T
 
     def _layers(self, columns: Tensor, first: int, last: int) -> Tensor:
         """Columns (members, inputs, n) through the layers from `first` to before `last`."""
