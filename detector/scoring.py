@@ -263,15 +263,15 @@ class Scorer:
 
     def reconstruct(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstructions (n, d) of encoded records (n, d)."""
-        return in_tiles(lambda rows: self._whole(self.network(rows[:, self.varying])), matrix)
+        return in_tiles(lambda rows: self._whole(self.network(rows.T.contiguous()[self.varying].T)), matrix)
 
     def _whole(self, rebuilt: Tensor) -> Tensor:
         """Reconstructions (n, v) with the columns that stand still, (n, d)."""
         values = self.still[1]
-        whole = torch.empty(len(rebuilt), len(self.varying) + len(values))
-        whole[:, self.varying] = rebuilt
-        whole[:, self._still_positions] = values.float()
-        return whole
+        whole = torch.empty(len(self.varying) + len(values), len(rebuilt))
+        whole[self.varying] = rebuilt.T
+        whole[self._still_positions] = values.float()[:, None]
+        return whole.T
 
     def score(self, matrix: NDArray[np.float32], *, leave_out: bool = False) -> NDArray[np.float64]:
         """Anomaly scores (n,) of encoded records (n, d), in decades of rarity; at least 0, higher is stranger.
@@ -390,11 +390,11 @@ class Scorer:
         width, still = len(self.varying), self._still_positions
 
         def columns(rows: Tensor) -> Tensor:
-            standard = self._standard(rows.T[self.varying].contiguous())
-            squares = torch.empty_like(rows)
-            squares[:, self.varying] = standard[:width].square().T
-            squares[:, still] = self._stirred(rows.T).T.square()
-            return squares
+            records = rows.T.contiguous()
+            squares = torch.empty_like(records)
+            squares[self.varying] = self._standard(records[self.varying])[:width].square()
+            squares[still] = self._stirred(records).square()
+            return squares.T
 
         return in_tiles(columns, matrix)
 
