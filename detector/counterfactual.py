@@ -17,14 +17,12 @@ from detector.scoring import Scorer
 LOOKS = 4
 """Values of a number that are scored to find how far it may go; its last one that does not alert is shown."""
 
-RIVALS = 2
-"""Candidates of which the one that lets the score fall furthest is changed next: those that did so most alone."""
-
-_NEAR_ENOUGH = 0.05
+_NEAR_ENOUGH = 0.05  # the gap between a bound and a value that alerts, in shares of the way from the expected value
 _MARGIN = 0.03
 _LEAST_MOVE = 0.05
 _DIGITS = 2
 _SMALLEST = 1e-100
+_WORST = 1e300
 
 Relation = Literal["equals", "at_most", "at_least"]
 
@@ -86,10 +84,10 @@ def seek(
 ) -> list[Counterfactual | None]:
     """For each of n records a counterfactual, or None where none was found.
 
-    The features take their expected values one after the other, first those that alone let the score fall furthest,
-    until the score is at or below the threshold; one that does not let it fall further is left as it is. Where the last
-    of them is a number that the record has, what is sought is not its expected value but how far it may go: a bound
-    between the two. It is rounded towards the expected value, and scored as it is shown.
+    Greedily: the feature whose expected value lets the score fall furthest takes it, then the next one, until the score
+    is at or below the threshold. Where the last of them is a number that the record has, what is sought is not its
+    expected value but how far it may go: a bound between the two. It is rounded towards the expected value, and scored
+    as it is shown.
 
     Whatever is to be scored of all records is scored at once, be it a next feature of one or a next bound of another:
     there are few rounds, each of them as full as can be.
@@ -126,15 +124,12 @@ def _told(
     rows = np.flatnonzero((descent.last >= 0) & (descent.scores <= thresholds))
     candidates, values = descent.ablation.candidates, descent.ablation.values
     bound = {row: (change, score) for row, change, score in bounds.found(names)}
-    for row, score in zip(rows.tolist(), descent.scores[rows].tolist(), strict=True):
-        changes = [
-            Change(names[position], "equals", values[row, slot]) if shown[position] else hidden[position]
-            for slot in descent.steps[row]
-            for position in (candidates[row, slot],)
-        ]
-        if row in bound:
-            changes[-1], score = bound[row]
-        found[row] = Counterfactual(tuple(changes), score)
+    for row, reached in zip(rows.tolist(), descent.scores[rows].tolist(), strict=True):
+        slots = descent.steps[row]
+        steps = zip(candidates[row, slots].tolist(), values[row, slots].tolist(), strict=True)
+        changes = [Change(names[place], "equals", value) if shown[place] else hidden[place] for place, value in steps]
+        last, score = bound.get(row, (changes[-1], reached))
+        found[row] = Counterfactual((*changes[:-1], last), score)
     return found
 
 
@@ -156,28 +151,21 @@ class _Descent:
         self.last = np.full(len(self.matrix), -1)
         self.steps: list[list[int]] = [[] for _ in range(len(self.matrix))]
         self._owner, self._thresholds = owners(encoder), thresholds
-        # Stable: those that were not tried alone follow in the order of their residuals.
-        self._rank = np.argsort(np.argsort(ablation.put_back, axis=1, kind="stable"), axis=1)  # (n, c)
         self._is_left = ablation.candidates >= 0  # (n, c)
         alerting = np.flatnonzero(self.scores > thresholds)
         self.arrived = self._take(alerting, ablation.put_back[alerting])
 
     def next(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """What is to be scored of records that still alert: rows (m,), slots (m,), and the records so changed, (m, d)."""
-        rows = np.flatnonzero((self.scores > self._thresholds) & self._is_left.any(axis=1))
-        ranks = np.where(self._is_left[rows], self._rank[rows], self._rank.shape[1])
-        last = np.sort(ranks, axis=1)[:, : RIVALS][:, -1:]
-        place, slots = np.nonzero(self._is_left[rows] & (ranks <= last))
-        return rows[place], slots, self._changed(rows[place], slots)
+        """Records that still alert with one change more, to be scored: rows (m,), slots (m,), the records (m, d)."""
+        rows, slots = np.nonzero(self._is_left & (self.scores > self._thresholds)[:, None])
+        return rows, slots, self._changed(rows, slots)
 
-    def learn(
-        self, rows: NDArray[np.int64], slots: NDArray[np.int64], scores: NDArray[np.float64]
-    ) -> None:
+    def learn(self, rows: NDArray[np.int64], slots: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         """Take the scores (m,) of what `next` gave."""
         tried = np.full(self._is_left.shape, np.inf)
-        tried[rows, slots] = scores
-        rows = np.unique(rows)
-        self.arrived = self._take(rows, tried[rows])
+        tried[rows, slots] = np.nan_to_num(scores, nan=_WORST, posinf=_WORST)  # finite: tried, and never again
+        alerting = np.flatnonzero(np.isfinite(tried).any(axis=1))
+        self.arrived = self._take(alerting, tried[alerting])
 
     def _take(self, rows: NDArray[np.int64], tried: NDArray[np.float64]) -> NDArray[np.int64]:
         """Change what lets the score of each of m rows fall furthest, of what was tried (m, c), infinite where not.
@@ -218,6 +206,7 @@ class _Bounds:
         n = len(thresholds)
         self._encoder, self._records, self._thresholds = encoder, records, thresholds
         self._is_bounded = shown & np.array(encoder.are_numbers)
+        self._is_whole = np.array([isinstance(each, NumberEncoder) and each.is_whole for each in encoder.features])
         self._starts = np.array([columns.start for columns in encoder.slices])
         self._position, self._left = np.full(n, -1), np.zeros(n, np.int64)  # the feature; looks that are left
         self._actual, self._expected = np.zeros(n), np.zeros(n)
@@ -257,14 +246,16 @@ class _Bounds:
         share = np.clip(room / np.maximum(room + excess, 1e-12) - _MARGIN, _LEAST_MOVE, 1.0 - _LEAST_MOVE)
         places = self._inside[rows] + share * (self._outside[rows] - self._inside[rows])
         positions, trials = self._position[rows], descent.matrix[rows]
-        for position in np.unique(positions).tolist():
-            feature, columns = self._number(position), self._encoder.slices[position]
+        features = np.unique(positions).tolist()
+        values = np.empty(len(rows))
+        for position in features:
             here = positions == position
-            own = rows[here]
-            self._tried[own] = _rounded(
-                feature.values_of(places[here]), self._actual[own], self._expected[own], is_whole=feature.is_whole
-            )
-            trials[here, columns] = feature.columns_of(self._tried[own])
+            values[here] = self._number(position).values_of(places[here])
+        values = _rounded(values, self._actual[rows], self._expected[rows], self._is_whole[positions])
+        for position in features:
+            here = positions == position
+            trials[here, self._encoder.slices[position]] = self._number(position).columns_of(values[here])
+        self._tried[rows] = values
         return rows, trials
 
     def learn(self, rows: NDArray[np.int64], trials: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
@@ -299,14 +290,16 @@ class _Bounds:
 
 
 def _rounded(
-    values: NDArray[np.float64], actual: NDArray[np.float64], expected: NDArray[np.float64], *, is_whole: bool
+    values: NDArray[np.float64], actual: NDArray[np.float64], expected: NDArray[np.float64], is_whole: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Values (n,) rounded towards the expected ones, and not beyond them: three digits of it, or of the difference."""
+    """Values (n,) rounded towards the expected ones, and not beyond them: three digits of it, or of the difference.
+
+    Where `is_whole` (n,) they are rounded to whole numbers at least.
+    """
     gap = np.abs(actual - expected)
     size = np.maximum(np.minimum(np.maximum(np.abs(values), gap * 1e-3), gap), _SMALLEST)
     places = np.floor(np.log10(size)) - _DIGITS
-    if is_whole:
-        places = np.maximum(places, 0.0)
+    places = np.where(is_whole, np.maximum(places, 0.0), places)
     up, down = 10.0 ** np.maximum(-places, 0.0), 10.0 ** np.maximum(places, 0.0)
     steps = values / down * up
     rounded = np.where(actual > expected, np.floor(steps), np.ceil(steps)) / up * down
