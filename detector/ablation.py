@@ -21,7 +21,10 @@ CANDIDATES = 4
 """Most features of a record that are tried: a number and three that are computed from it."""
 
 LEAST_RESIDUAL = 0.02
-"""Share of the largest residual below which a feature is not tried."""
+"""Share of the largest residual below which a feature is no candidate."""
+
+LEAST_TRIED = 0.05
+"""Share of the largest residual below which a candidate is not tried alone: its fall would say nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,12 @@ class Ablation:
         matrix: The encoded records, float32 (n, d).
         scores: Their scores, (n,).
         residuals: How badly each of f features was rebuilt, (n, f).
-        candidates: The features that were tried, those with the largest residuals first, -1 for none, (n, c).
+        candidates: Features that may take their expected values, those with the largest residuals first, -1 for none,
+            (n, c).
         rebuilt: Reconstructions of the records with all their candidates hidden, (n, d).
         values: What is expected of each candidate in the record's own units, None for missing, (n, c).
         expected: The records' columns with those of each candidate encoding just that, float32 (n, d).
-        put_back: Scores with one candidate alone as expected, (n, c); infinite where there is none.
+        put_back: Scores with one candidate alone as expected, (n, c); infinite where that was not tried.
     """
 
     matrix: NDArray[np.float32]
@@ -88,7 +92,7 @@ def ablate(
     hidden = columns_of(encoder, _mask(candidates, residuals.shape[1]))  # (n, d)
     rebuilt = scorer.reconstruct(np.where(hidden, np.float32(0.0), matrix)).astype(np.float64)
     values, expected = _possible(encoder, matrix, rebuilt, candidates)
-    row, slot = np.nonzero(candidates >= 0)
+    row, slot = np.nonzero(_are_tried(candidates, residuals))
     own = owners(encoder) == candidates[row, slot][:, None]
     put_back = np.full(candidates.shape, np.inf)
     put_back[row, slot] = scorer.score(np.where(own, expected[row], matrix[row]))
@@ -100,6 +104,13 @@ def candidates_of(residuals: NDArray[np.float64], most: int) -> NDArray[np.int64
     order = np.argsort(-residuals, axis=1, kind="stable")[:, :most]
     found = np.take_along_axis(residuals, order, axis=1)
     return np.where(found >= LEAST_RESIDUAL * found[:, :1], order, -1)
+
+
+def _are_tried(candidates: NDArray[np.int64], residuals: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which candidates (n, c) are put back alone: those with a residual that is not far below the largest."""
+    own = np.where(candidates >= 0, np.take_along_axis(residuals, np.maximum(candidates, 0), axis=1), -np.inf)
+    tried: NDArray[np.bool_] = own >= LEAST_TRIED * own[:, :1]
+    return tried & (candidates >= 0)
 
 
 def shares_of(weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -15,21 +14,20 @@ from detector.encode import Encoder, NumberEncoder
 from detector.records import Records
 from detector.scoring import Scorer
 
-MOST_CHANGES = 4
-"""Most features that a counterfactual changes: as many as are tried."""
-
 LOOKS = 4
 """Values of a number that are scored to find how far it may go; its last one that does not alert is shown."""
 
+_NEAR_ENOUGH = 0.05  # the gap between a bound and a value that alerts, in shares of the way from the expected value
 _MARGIN = 0.03
 _LEAST_MOVE = 0.05
 _DIGITS = 2
 _SMALLEST = 1e-100
+_WORST = 1e300
 
 Relation = Literal["equals", "at_most", "at_least"]
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """What one feature would have to be.
 
     Attributes:
@@ -45,7 +43,7 @@ class Change(msgspec.Struct, frozen=True):
     sensitive: bool = False
 
 
-class Counterfactual(msgspec.Struct, frozen=True):
+class Counterfactual(msgspec.Struct, frozen=True, gc=False):
     """A record beside the one that alerts which does not.
 
     It is the record with some features changed and all others as they are, those included that are computed from a
@@ -82,7 +80,6 @@ def seek(
     ablation: Ablation,
     thresholds: NDArray[np.float64],
     *,
-    most: int = MOST_CHANGES,
     is_sensitive: Callable[[str], bool] = lambda _: False,
 ) -> list[Counterfactual | None]:
     """For each of n records a counterfactual, or None where none was found.
@@ -92,193 +89,217 @@ def seek(
     expected value but how far it may go: a bound between the two. It is rounded towards the expected value, and scored
     as it is shown.
 
+    Whatever is to be scored of all records is scored at once, be it a next feature of one or a next bound of another:
+    there are few rounds, each of them as full as can be.
+
     Args:
         encoder: What made the columns.
         scorer: Scores them.
         records: The records, n.
         ablation: What became of them when single features took their expected values.
         thresholds: The threshold in force for each, (n,).
-        most: Most features that are changed.
         is_sensitive: Whether the value of a field must not be shown.
     """
-    path = _follow(encoder, scorer, ablation, thresholds, most)
-    shown = [not is_sensitive(feature.field) for feature in encoder.features]
-    bounds = _find_bounds(encoder, scorer, records, path, thresholds, shown)
+    shown = np.array([not is_sensitive(feature.field) for feature in encoder.features])
+    descent = _Descent(encoder, ablation, thresholds)
+    bounds = _Bounds(encoder, records, thresholds, shown)
+    while True:
+        bounds.begin(descent, descent.arrived)
+        rows, slots, lower = descent.next()
+        bounded, nearer = bounds.next(descent)
+        if len(rows) + len(bounded) == 0:
+            return _told(encoder, descent, bounds, thresholds, shown)
+        scores = scorer.score(np.concatenate([lower, nearer]))
+        bounds.learn(bounded, nearer, scores[len(rows) :])
+        descent.learn(rows, slots, scores[: len(rows)])
+
+
+def _told(
+    encoder: Encoder, descent: _Descent, bounds: _Bounds, thresholds: NDArray[np.float64], shown: NDArray[np.bool_]
+) -> list[Counterfactual | None]:
+    """What was found, as it is shown."""
     names = encoder.names
-    found: list[Counterfactual | None] = [None] * len(records)
-    for row in np.flatnonzero(path.scores <= thresholds).tolist():
-        changes = [
-            Change(names[position], "equals", value)
-            if shown[position]
-            else Change(names[position], None, None, sensitive=True)
-            for position, value in path.steps[row]
-        ]
-        score = float(path.scores[row])
-        if row in bounds:
-            changes[-1], score = bounds[row]
-        found[row] = Counterfactual(tuple(changes), score) if changes else None  # none: it does not alert anyway
+    hidden = [Change(name, None, None, sensitive=True) for name in names]
+    found: list[Counterfactual | None] = [None] * len(descent.steps)
+    rows = np.flatnonzero((descent.last >= 0) & (descent.scores <= thresholds))
+    candidates, values = descent.ablation.candidates, descent.ablation.values
+    bound = {row: (change, score) for row, change, score in bounds.found(names)}
+    for row, reached in zip(rows.tolist(), descent.scores[rows].tolist(), strict=True):
+        slots = descent.steps[row]
+        steps = zip(candidates[row, slots].tolist(), values[row, slots].tolist(), strict=True)
+        changes = [Change(names[place], "equals", value) if shown[place] else hidden[place] for place, value in steps]
+        last, score = bound.get(row, (changes[-1], reached))
+        found[row] = Counterfactual((*changes[:-1], last), score)
     return found
 
 
-class _Step(NamedTuple):
-    """A feature that was changed, and to what."""
-
-    position: int
-    value: str | float | None
-
-
-@dataclass(frozen=True)
-class _Path:
-    """Where the greedy search ended: n records as they would be.
+class _Descent:
+    """n records whose candidates take their expected values one after the other, until they do not alert.
 
     Attributes:
-        matrix: The records with all changes, float32 (n, d).
+        ablation: What became of the records when single candidates took their expected values.
+        matrix: The records with the changes so far, float32 (n, d).
         before: Their scores without the last change, (n,).
         scores: Their scores, (n,).
-        steps: What was changed in each, in order.
+        last: The slot of the candidate that was changed last, (n,); -1 for none.
+        steps: The slots of all that were changed, in order, n lists.
     """
 
-    matrix: NDArray[np.float32]
-    before: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    steps: list[list[_Step]]
+    def __init__(self, encoder: Encoder, ablation: Ablation, thresholds: NDArray[np.float64]) -> None:
+        self.ablation = ablation
+        self.matrix, self.scores, self.before = ablation.matrix.copy(), ablation.scores.copy(), ablation.scores.copy()
+        self.last = np.full(len(self.matrix), -1)
+        self.steps: list[list[int]] = [[] for _ in range(len(self.matrix))]
+        self._owner, self._thresholds = owners(encoder), thresholds
+        self._is_left = ablation.candidates >= 0  # (n, c)
+        alerting = np.flatnonzero(self.scores > thresholds)
+        self.arrived = self._take(alerting, ablation.put_back[alerting])
+
+    def next(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Records that still alert with one change more, to be scored: rows (m,), slots (m,), the records (m, d)."""
+        rows, slots = np.nonzero(self._is_left & (self.scores > self._thresholds)[:, None])
+        return rows, slots, self._changed(rows, slots)
+
+    def learn(self, rows: NDArray[np.int64], slots: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+        """Take the scores (m,) of what `next` gave."""
+        tried = np.full(self._is_left.shape, np.inf)
+        tried[rows, slots] = np.nan_to_num(scores, nan=_WORST, posinf=_WORST)  # finite: tried, and never again
+        alerting = np.flatnonzero(np.isfinite(tried).any(axis=1))
+        self.arrived = self._take(alerting, tried[alerting])
+
+    def _take(self, rows: NDArray[np.int64], tried: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Change what lets the score of each of m rows fall furthest, of what was tried (m, c), infinite where not.
+
+        Where none of that lets it fall, none of it will be tried again.
+
+        Returns:
+            The rows that do not alert any more.
+        """
+        slots = tried.argmin(axis=1)
+        lowest = np.take_along_axis(tried, slots[:, None], axis=1)[:, 0]
+        falls = lowest < self.scores[rows]
+        self._is_left[rows[~falls]] &= np.isinf(tried[~falls])
+        rows, slots, lowest = rows[falls], slots[falls], lowest[falls]
+        self.matrix[rows] = self._changed(rows, slots)
+        self.before[rows], self.scores[rows] = self.scores[rows], lowest
+        self._is_left[rows, slots], self.last[rows] = False, slots
+        for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
+            self.steps[row].append(slot)
+        return rows[lowest <= self._thresholds[rows]]
+
+    def _changed(self, rows: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Records (m, d) as they are so far with one candidate more at its expected value."""
+        own = self._owner == self.ablation.candidates[rows, slots][:, None]
+        return np.where(own, self.ablation.expected[rows], self.matrix[rows])
 
 
-def _follow(encoder: Encoder, scorer: Scorer, ablation: Ablation, thresholds: NDArray[np.float64], most: int) -> _Path:
-    """Change one feature after the other, each time that of the lowest score, until nothing alerts or falls."""
-    owner = owners(encoder)
-    matrix, left = ablation.matrix.copy(), ablation.candidates.copy()
-    scores, before = ablation.scores.copy(), ablation.scores.copy()
-    steps: list[list[_Step]] = [[] for _ in range(len(matrix))]
-    tried, rows = ablation.put_back, np.flatnonzero(scores > thresholds)
-    for number in range(most):
-        if number > 0:
-            place, slot = np.nonzero(left[rows] >= 0)
-            row = rows[place]
-            own = owner == left[row, slot][:, None]
-            tried = np.full(left.shape, np.inf)
-            tried[row, slot] = scorer.score(np.where(own, ablation.expected[row], matrix[row]))
-        best = tried[rows].argmin(axis=1)
-        falls = tried[rows, best] < scores[rows]
-        rows, best = rows[falls], best[falls]
-        if len(rows) == 0:
-            break
-        chosen = left[rows, best]
-        matrix[rows] = np.where(owner == chosen[:, None], ablation.expected[rows], matrix[rows])
-        before[rows], scores[rows] = scores[rows], tried[rows, best]
-        left[rows, best] = -1
-        for row, position, value in zip(
-            rows.tolist(), chosen.tolist(), ablation.values[rows, best].tolist(), strict=True
-        ):
-            steps[row].append(_Step(position, value))
-        rows = rows[scores[rows] > thresholds[rows]]
-    return _Path(matrix, before, scores, steps)
+class _Bounds:
+    """How far the last number that was changed may go in each of n records: a secant that never leaves its bracket.
 
-
-def _find_bounds(
-    encoder: Encoder, scorer: Scorer, records: Records, path: _Path, thresholds: NDArray[np.float64], shown: list[bool]
-) -> dict[int, tuple[Change, float]]:
-    """By row, how far the last number that was changed may go, and the score that the record has there."""
-    searches = [
-        search
-        for position, rows in _numbers_to_bound(path, thresholds).items()
-        if shown[position] and (search := _search(encoder, position, rows, records, path)) is not None
-    ]
-    if not searches:
-        return {}
-    ends = np.cumsum([len(search.rows) for search in searches]).tolist()
-    spans = [slice(end - len(search.rows), end) for search, end in zip(searches, ends, strict=True)]
-    trial = path.matrix[np.concatenate([search.rows for search in searches])]
-    for _ in range(LOOKS):
-        for search, span in zip(searches, spans, strict=True):
-            trial[span, search.columns] = search.next(thresholds[search.rows])
-        scores = scorer.score(trial)
-        for search, span in zip(searches, spans, strict=True):
-            search.learn(scores[span], thresholds[search.rows])
-    return {row: bound for search in searches for row, bound in search.bounds()}
-
-
-def _numbers_to_bound(path: _Path, thresholds: NDArray[np.float64]) -> dict[int, list[int]]:
-    """Rows by the feature that was changed last, where that was enough and it is a number."""
-    rows: dict[int, list[int]] = {}
-    for row in np.flatnonzero(path.scores <= thresholds).tolist():
-        if path.steps[row] and isinstance(path.steps[row][-1].value, float):
-            rows.setdefault(path.steps[row][-1].position, []).append(row)
-    return rows
-
-
-def _search(encoder: Encoder, position: int, rows: list[int], records: Records, path: _Path) -> _Search | None:
-    """The search in those of the rows that have a number there, None where none has."""
-    feature = encoder.features[position]
-    assert isinstance(feature, NumberEncoder)  # noqa: S101 - only those expect a float
-    actual = feature.values_in(records)
-    kept = np.array([row for row in rows if not np.isnan(actual[row])], np.int64)
-    if len(kept) == 0:
-        return None
-    expected = np.array([path.steps[row][-1].value for row in kept.tolist()], np.float64)
-    return _Search(feature, encoder.slices[position], kept, actual[kept], expected, path)
-
-
-class _Search:
-    """The bounds of one number feature in m records, while they are sought: a secant that never leaves its bracket.
-
-    It works on the scale on which the feature is encoded, where scores are nearer to straight lines, and what it finds
-    are values in the record's own units.
+    It works on the scale on which numbers are encoded, where scores are nearer to straight lines, and what it finds are
+    values in the record's own units.
     """
 
     def __init__(
-        self, feature: NumberEncoder, columns: slice, rows: NDArray[np.int64], actual: NDArray[np.float64],
-        expected: NDArray[np.float64], path: _Path,
-    ) -> None:  # fmt: skip
-        self.columns, self.rows = columns, rows
-        self._feature, self._actual, self._expected = feature, actual, expected
-        self._value, self._score = expected, path.scores[rows]  # the last ones that do not alert
-        self._inside = feature.columns_of(expected)[:, 0]
-        self._outside, self._outer_score = feature.columns_of(actual)[:, 0], path.before[rows]
-        self._tried = expected
-        self._hits, self._misses = np.zeros(len(rows)), np.zeros(len(rows))  # how many values in a row were so
+        self, encoder: Encoder, records: Records, thresholds: NDArray[np.float64], shown: NDArray[np.bool_]
+    ) -> None:
+        n = len(thresholds)
+        self._encoder, self._records, self._thresholds = encoder, records, thresholds
+        self._is_bounded = shown & np.array(encoder.are_numbers)
+        self._is_whole = np.array([isinstance(each, NumberEncoder) and each.is_whole for each in encoder.features])
+        self._starts = np.array([columns.start for columns in encoder.slices])
+        self._position, self._left = np.full(n, -1), np.zeros(n, np.int64)  # the feature; looks that are left
+        self._actual, self._expected = np.zeros(n), np.zeros(n)
+        self._value, self._score = np.zeros(n), np.zeros(n)  # the last ones that do not alert
+        self._tried, self._outer_score = np.zeros(n), np.zeros(n)
+        self._start, self._inside, self._outside = np.zeros(n), np.zeros(n), np.zeros(n)  # as encoded
+        self._hits, self._misses = np.zeros(n), np.zeros(n)  # how many values in a row were so
 
-    def next(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The columns (m, 2) of the next values: a little inside of where a straight line meets the threshold.
+    def begin(self, descent: _Descent, rows: NDArray[np.int64]) -> None:
+        """Seek a bound in those of the rows (m,) of which the last change is a number that they have."""
+        slots = descent.last[rows]
+        positions = descent.ablation.candidates[rows, slots]
+        for position in np.unique(positions[self._is_bounded[positions]]).tolist():
+            feature, here = self._number(position), positions == position
+            own = rows[here]
+            actual = feature.values_in(self._records)[own]
+            expected = descent.ablation.values[own, slots[here]].astype(np.float64)  # not a number: expected missing
+            known = ~(np.isnan(actual) | np.isnan(expected))
+            own, actual, expected = own[known], actual[known], expected[known]
+            self._position[own], self._left[own] = position, LOOKS
+            self._actual[own], self._expected[own] = actual, expected
+            self._value[own], self._score[own] = expected, descent.scores[own]
+            self._outer_score[own] = descent.before[own]
+            self._start[own] = self._inside[own] = feature.columns_of(expected)[:, 0]
+            self._outside[own] = feature.columns_of(actual)[:, 0]
 
-        As a curve meets it always on the same side of the line, an end that stays counts half each time (Illinois).
+    def next(self, descent: _Descent) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows (m,) with a bound to seek, and what they are with the next value, (m, d).
+
+        It is a little inside of where a straight line meets the threshold. As a curve meets it always on the same side
+        of the line, an end that stays counts half each time (Illinois).
         """
-        room = (thresholds - self._score) * 0.5**self._misses
-        excess = (self._outer_score - thresholds) * 0.5**self._hits
+        rows = np.flatnonzero(self._left)
+        thresholds = self._thresholds[rows]
+        room = (thresholds - self._score[rows]) * 0.5 ** self._misses[rows]
+        excess = (self._outer_score[rows] - thresholds) * 0.5 ** self._hits[rows]
         share = np.clip(room / np.maximum(room + excess, 1e-12) - _MARGIN, _LEAST_MOVE, 1.0 - _LEAST_MOVE)
-        place = self._inside + share * (self._outside - self._inside)
-        values = self._feature.values_of(place)
-        self._tried = _rounded(values, self._actual, self._expected, is_whole=self._feature.is_whole)
-        return self._feature.columns_of(self._tried)
+        places = self._inside[rows] + share * (self._outside[rows] - self._inside[rows])
+        positions, trials = self._position[rows], descent.matrix[rows]
+        features = np.unique(positions).tolist()
+        values = np.empty(len(rows))
+        for position in features:
+            here = positions == position
+            values[here] = self._number(position).values_of(places[here])
+        values = _rounded(values, self._actual[rows], self._expected[rows], self._is_whole[positions])
+        for position in features:
+            here = positions == position
+            trials[here, self._encoder.slices[position]] = self._number(position).columns_of(values[here])
+        self._tried[rows] = values
+        return rows, trials
 
-    def learn(self, scores: NDArray[np.float64], thresholds: NDArray[np.float64]) -> None:
-        """Take the scores (m,) of the values that were tried."""
-        column, is_inside = self._feature.columns_of(self._tried)[:, 0], scores <= thresholds
-        self._value = np.where(is_inside, self._tried, self._value)
-        self._score = np.where(is_inside, scores, self._score)
-        self._hits, self._misses = np.where(is_inside, self._hits + 1, 0), np.where(is_inside, 0, self._misses + 1)
-        self._inside = np.where(is_inside, column, self._inside)
-        self._outside = np.where(is_inside, self._outside, column)
-        self._outer_score = np.where(is_inside, self._outer_score, scores)
+    def learn(self, rows: NDArray[np.int64], trials: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+        """Take the scores (m,) of what `next` gave."""
+        places = trials[np.arange(len(rows)), self._starts[self._position[rows]]]
+        is_inside = scores <= self._thresholds[rows]
+        inside, outside = rows[is_inside], rows[~is_inside]
+        self._value[inside], self._score[inside] = self._tried[inside], scores[is_inside]
+        self._inside[inside], self._outside[outside] = places[is_inside], places[~is_inside]
+        self._outer_score[outside] = scores[~is_inside]
+        self._hits[inside], self._misses[inside] = self._hits[inside] + 1, 0
+        self._hits[outside], self._misses[outside] = 0, self._misses[outside] + 1
+        way, gap = self._outside[rows] - self._start[rows], self._outside[rows] - self._inside[rows]
+        self._left[rows] = np.where(np.abs(gap) <= _NEAR_ENOUGH * np.abs(way), 0, self._left[rows] - 1)
 
-    def bounds(self) -> Iterator[tuple[int, tuple[Change, float]]]:
-        """Of each row the change, and the score of the record with the value that it shows."""
-        for row, is_above, value, score in zip(
-            self.rows.tolist(), (self._actual > self._expected).tolist(), self._value.tolist(), self._score.tolist(),
-            strict=True,
+    def found(self, names: list[str]) -> Iterator[tuple[int, Change, float]]:
+        """Rows with a bound, the change, and the score of the record with the value that it shows."""
+        rows = np.flatnonzero(self._position >= 0)
+        relations: list[Relation] = [
+            "at_most" if is_above else "at_least" for is_above in (self._actual > self._expected)[rows].tolist()
+        ]
+        for row, position, relation, value, score in zip(
+            rows.tolist(), self._position[rows].tolist(), relations, self._value[rows].tolist(),
+            self._score[rows].tolist(), strict=True,
         ):  # fmt: skip
-            yield row, (Change(self._feature.name, "at_most" if is_above else "at_least", value), score)
+            yield row, Change(names[position], relation, value), score
+
+    def _number(self, position: int) -> NumberEncoder:
+        feature = self._encoder.features[position]
+        assert isinstance(feature, NumberEncoder)  # noqa: S101 - only those are bounded
+        return feature
 
 
 def _rounded(
-    values: NDArray[np.float64], actual: NDArray[np.float64], expected: NDArray[np.float64], *, is_whole: bool
+    values: NDArray[np.float64], actual: NDArray[np.float64], expected: NDArray[np.float64], is_whole: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Values (n,) rounded towards the expected ones, and not beyond them: three digits of it, or of the difference."""
+    """Values (n,) rounded towards the expected ones, and not beyond them: three digits of it, or of the difference.
+
+    Where `is_whole` (n,) they are rounded to whole numbers at least.
+    """
     gap = np.abs(actual - expected)
     size = np.maximum(np.minimum(np.maximum(np.abs(values), gap * 1e-3), gap), _SMALLEST)
     places = np.floor(np.log10(size)) - _DIGITS
-    if is_whole:
-        places = np.maximum(places, 0.0)
+    places = np.where(is_whole, np.maximum(places, 0.0), places)
     up, down = 10.0 ** np.maximum(-places, 0.0), 10.0 ** np.maximum(places, 0.0)
     steps = values / down * up
     rounded = np.where(actual > expected, np.floor(steps), np.ceil(steps)) / up * down

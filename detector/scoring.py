@@ -16,9 +16,9 @@ from detector.codebook import Codebook
 from detector.head import Head
 from detector.networks import Autoencoder, LinearAutoencoder
 from detector.rescaling import Rescaling
-from detector.tails import add_up, beyond, fit_tails, keep_largest, rarity
+from detector.tails import add_up, beyond, fit_tails, keep_largest, mean_squares, rarity
 
-TILE = 512
+TILE = 256
 """Rows that go through the network at once: always as many, so that a record's bits do not depend on its batch."""
 
 LEAST_DEVIATION = 0.01
@@ -136,6 +136,7 @@ class Scorer:
         self.network, self.codebook = network.eval(), codebook
         self.varying = _copy(varying)  # (v,): positions of the columns that the network rebuilds
         self.still = _copy(still)  # (3, d - v): the other columns: positions, values, the least deviations
+        self._still_positions = self.still[0].long()
         # Copies of one memory layout: that of a tensor can change its product's last bits.
         self.centre, self.deviation, self.whitening = (
             _copy(part) for part in (centre, deviation, whitening)
@@ -270,15 +271,15 @@ class Scorer:
 
     def reconstruct(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstructions (n, d) of encoded records (n, d)."""
-        return in_tiles(lambda rows: self._whole(self.network(rows[:, self.varying])), matrix)
+        return in_tiles(lambda rows: self._whole(self.network(rows.T.contiguous()[self.varying].T)), matrix)
 
     def _whole(self, rebuilt: Tensor) -> Tensor:
         """Reconstructions (n, v) with the columns that stand still, (n, d)."""
-        positions, values, _ = self.still
-        whole = torch.empty(len(rebuilt), len(self.varying) + len(positions))
-        whole[:, self.varying] = rebuilt
-        whole[:, positions.long()] = values.float()
-        return whole
+        values = self.still[1]
+        whole = torch.empty(len(self.varying) + len(values), len(rebuilt))
+        whole[self.varying] = rebuilt.T
+        whole[self._still_positions] = values.float()[:, None]
+        return whole.T
 
     def score(self, matrix: NDArray[np.float32], *, leave_out: bool = False) -> NDArray[np.float64]:
         """Anomaly scores (n,) of encoded records (n, d), in decades of rarity; at least 0, higher is stranger.
@@ -337,7 +338,7 @@ class Scorer:
         def of_tile(rows: Tensor) -> Tensor:
             whitened, columns = self._columns(rows)
             found = np.zeros((5, len(rows)))
-            found[0] = whitened.square().mean(dim=0).numpy()
+            mean_squares(whitened.numpy(), found[0])
             tails, end = self.column_tails, 0
             for family, (into, gather) in zip(columns, _GATHERED, strict=True):
                 start, end = end, end + len(family)
@@ -372,9 +373,9 @@ class Scorer:
 
     def _stirred(self, records: Tensor) -> Tensor:
         """By how many of their least deviations columns of records (d, n) that stand still differ, (d - v, n)."""
-        positions, values, least = self.still
-        off: Tensor = (records[positions.long()] - values[:, None]).abs() / least[:, None]
-        return off.float()
+        _, values, least = self.still
+        off = records[self._still_positions] - values[:, None]
+        return off.abs_().div_(least[:, None]).float()
 
     def score_features(self, matrix: NDArray[np.float32], features: Sequence[slice]) -> NDArray[np.float64]:
         """How badly each feature was rebuilt: its mean squared residual in squared standard deviations.
@@ -394,14 +395,14 @@ class Scorer:
 
     def _score_columns(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Squared residual of each column in squared standard deviations of normal records, (n, d)."""
-        width, still = len(self.varying), self.still[0].long()
+        width, still = len(self.varying), self._still_positions
 
         def columns(rows: Tensor) -> Tensor:
-            standard = self._standard(rows.T[self.varying].contiguous())
-            squares = torch.empty_like(rows)
-            squares[:, self.varying] = standard[:width].square().T
-            squares[:, still] = self._stirred(rows.T).T.square()
-            return squares
+            records = rows.T.contiguous()
+            squares = torch.empty_like(records)
+            squares[self.varying] = self._standard(records[self.varying])[:width].square()
+            squares[still] = self._stirred(records).square()
+            return squares.T
 
         return in_tiles(columns, matrix)
 
@@ -433,7 +434,11 @@ def _check(network: Autoencoder, book: Codebook | None, arrays: Mapping[str, NDA
 def _evidence(network: Autoencoder, columns: Tensor) -> Tensor:
     """Residual and code one below the other, (d + k, n), of records side by side, (d, n)."""
     codes = network.encode(columns.T)
-    return torch.cat([columns - network.decode(codes).T, codes.T])
+    width = len(columns)
+    evidence = torch.empty(width + codes.shape[1], columns.shape[1])
+    torch.sub(columns, network.decode(codes).T, out=evidence[:width])
+    evidence[width:] = codes.T
+    return evidence
 
 
 _OF_RECORDS = ("number_whitening", "number_shift", "linear", "linear_shift")

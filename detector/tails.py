@@ -20,6 +20,7 @@ LEAST_START = 1e-3
 """Smallest 90% point by which a value below it is divided."""
 
 _DECADE = 1 / math.log(10)
+_NEARLY = 1.0 - 1e-9
 
 
 def fit_tails(sample: NDArray[np.floating[Any]], least_spread: float) -> NDArray[np.float64]:
@@ -91,6 +92,16 @@ def _each(values: NDArray[Any], tails: NDArray[Any], inside: bool, found: NDArra
 
 
 @compiled
+def mean_squares(columns: NDArray[Any], found: NDArray[np.float64]) -> None:
+    """Means of the squares of columns (m, n), into `found` (n,), which holds zeros."""
+    for column in range(columns.shape[0]):
+        for row in range(columns.shape[1]):
+            value = float(columns[column, row])
+            found[row] += value * value
+    found /= columns.shape[0]
+
+
+@compiled
 def add_up(columns: NDArray[Any], tails: NDArray[Any], sums: NDArray[np.float64]) -> None:
     """Add what is `beyond` in columns (m, n) to `sums` (n,)."""
     for column in range(columns.shape[0]):
@@ -103,10 +114,17 @@ def add_up(columns: NDArray[Any], tails: NDArray[Any], sums: NDArray[np.float64]
 
 @compiled
 def keep_largest(columns: NDArray[Any], tails: NDArray[Any], largest: NDArray[np.float64]) -> None:
-    """Raise `largest` (n,) to what is `beyond` in columns (m, n), where that is more."""
+    """Raise `largest` (n,) to what is `beyond` in columns (m, n), where that is more.
+
+    Most logarithms are not taken: a value can only be more if its excess is more than e^y - 1, y being what is lacking,
+    and that is more than the first terms of its series.
+    """
     for column in range(columns.shape[0]):
         start, width, high, scale, shape = tails[:, column]
         for row in range(columns.shape[1]):
             value = columns[column, row]
             if value > start:
-                largest[row] = max(largest[row], _beyond(value, start, width, high, scale, shape))
+                lacking = (largest[row] - min((value - start) / width, 1.0)) * shape / _DECADE
+                least = lacking * (1.0 + lacking * (0.5 + lacking / 6.0))
+                if lacking <= 0.0 or (value - high) / scale * shape > least * _NEARLY:
+                    largest[row] = max(largest[row], _beyond(value, start, width, high, scale, shape))

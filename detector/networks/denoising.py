@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,17 @@ class DenoisingAutoencoder(Autoencoder):
         members = len(self.noise)
         self.weights = nn.ParameterList(_drawn(members, outputs, inputs, inputs) for outputs, inputs in layers)
         self.biases = nn.ParameterList(_drawn(members, outputs, 1, inputs) for outputs, inputs in layers)
+        self._stack = self._stacked()
+
+    def _stacked(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Weights and biases by layer: to look them up in their lists costs as much as a product of a tile."""
+        return list(zip(self.weights, self.biases, strict=True))
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
+        """Into the mode of training, or of use; to be called when parameters were replaced."""
+        super().train(mode)
+        self._stack = self._stacked()
+        return self
 
     def encode(self, matrix: Tensor) -> Tensor:
         """Codes (n, k) of all members; inputs beyond `INPUT_LIMIT` count as at it."""
@@ -51,12 +62,14 @@ class DenoisingAutoencoder(Autoencoder):
     def decode(self, codes: Tensor) -> Tensor:
         """Reconstructions (n, d): the mean of the members'."""
         columns = codes.T.reshape(len(self.noise), self.member_code, -1).contiguous()
-        return self._layers(columns, 3, 6).mean(dim=0).T
+        rebuilt = self._layers(columns, 3, 6)
+        return rebuilt.mean(dim=0).T if len(self.noise) > 1 else rebuilt[0].T
 
     def _layers(self, columns: Tensor, first: int, last: int) -> Tensor:
         """Columns (members, inputs, n) through the layers from `first` to before `last`."""
         for layer in range(first, last):
-            columns = torch.baddbmm(self.biases[layer], self.weights[layer], columns)
+            weights, biases = self._stack[layer]
+            columns = torch.baddbmm(biases, weights, columns)
             if layer not in (2, 5):  # the code and the reconstruction are linear
                 columns = functional.silu(columns)
         return columns

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from detector import Change, Counterfactual, Detector, Records, in_words
+from detector import Change, Counterfactual, Detector, Records, Scorer, in_words
+from detector.counterfactual import LOOKS
 from detector.encode import NumberEncoder
 from tests.payments import decoded, fitted_detector, message, odd_message, remembering_detector
 
@@ -159,6 +161,29 @@ def test_a_record_has_the_same_counterfactual_alone_and_in_any_batch(tiny_detect
     together = found(tiny_detector, values)
 
     assert [found(tiny_detector, [value])[0] for value in values] == together
+
+
+def test_the_search_for_many_records_takes_no_more_calls_than_the_longest_of_them(
+    tiny_detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, calls, score = [*ODD, *ODD_IN_TWO], [0], Scorer.score
+
+    def counted(scorer: Scorer, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        calls[0] += 1
+        return score(scorer, matrix)
+
+    def calls_for(some: list[bytes]) -> int:
+        scores = tiny_detector.score(decoded(some))
+        calls[0] = 0
+        found(tiny_detector, some, scores=scores)
+        return calls[0]
+
+    monkeypatch.setattr(Scorer, "score", counted)
+
+    alone = [calls_for([value]) for value in values]
+
+    assert len(set(alone)) > 1
+    assert calls_for(values) == max(alone) <= 1 + 3 + LOOKS
 
 
 def test_a_history_feature_is_changed_by_itself() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import torch
 
@@ -34,6 +36,21 @@ def test_the_code_is_that_of_all_members_and_the_reconstruction_their_mean() -> 
 
     torch.testing.assert_close(network.encode(ROWS), torch.cat([code for code, _ in members], dim=1))
     torch.testing.assert_close(network(ROWS), torch.stack([rebuilt for _, rebuilt in members]).mean(dim=0))
+
+
+def test_a_copy_and_a_network_that_takes_over_weights_rebuild_with_weights_of_their_own() -> None:
+    network, other = ensemble(), DenoisingAutoencoder(6, 2, hidden=8, noise=(0.1, 0.3, 1.0))
+    expected = network(ROWS)
+    copied = deepcopy(network)
+    other.load_state_dict(network.state_dict())
+
+    with torch.no_grad():
+        for weights in copied.weights:
+            weights.zero_()
+
+    assert not torch.equal(copied(ROWS), expected)
+    assert torch.equal(network(ROWS), expected)
+    assert torch.equal(other(ROWS), expected)
 
 
 def test_members_begin_with_weights_of_their_own() -> None:

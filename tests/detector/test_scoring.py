@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from detector import Detector, LinearAutoencoder, Records, Scorer
 from detector.scoring import TILE, _whitening, in_tiles, shrunk_covariance
-from detector.tails import beyond, fit_tails
+from detector.tails import beyond, fit_tails, keep_largest
 from tests.payments import decoded, message, odd_message
 
 DRAW = np.random.default_rng(1)
@@ -248,6 +248,18 @@ def test_a_tail_counts_the_decades_that_the_distribution_has() -> None:
     found = beyond(quantiles, tails)
 
     np.testing.assert_allclose(found, np.stack([rarities - 1] * 2), rtol=0.1, atol=0.02)  # of 2,000 exceedances
+
+
+def test_the_largest_tail_is_that_of_all_tails_whatever_their_order() -> None:
+    draw = np.random.default_rng(7)
+    tails = fit_tails(draw.standard_t(3, size=(2000, 40)) * draw.uniform(0.1, 10, size=40), 1e-3)
+    values = draw.standard_t(1, size=(40, 500)) * 10 ** draw.uniform(-1, 4, size=(40, 1))
+    every = beyond(values, tails)
+
+    for order in (np.arange(40), np.arange(40)[::-1], every.sum(axis=1).argsort()):
+        largest = np.zeros(500)
+        keep_largest(values[order], tails[:, order], largest)
+        assert largest.tobytes() == np.maximum(every.max(axis=0), 0.0).tobytes()
 
 
 def test_a_tail_is_fitted_by_probability_weighted_moments() -> None:
