@@ -374,8 +374,9 @@ class Scorer:
     def _stirred(self, records: Tensor) -> Tensor:
         """By how many of their least deviations columns of records (d, n) that stand still differ, (d - v, n)."""
         _, values, least = self.still
-        off = records[self._still_positions] - values[:, None]
-        return off.abs_().div_(least[:, None]).float()
+        off: Tensor = records[self._still_positions] - values[:, None]
+        stirred: Tensor = off.abs_().div_(least[:, None]).float()
+        return stirred
 
     def score_features(self, matrix: NDArray[np.float32], features: Sequence[slice]) -> NDArray[np.float64]:
         """How badly each feature was rebuilt: its mean squared residual in squared standard deviations.

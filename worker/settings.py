@@ -237,7 +237,7 @@ class WorkerSettings(BaseModel):
     )
     alert_counterfactuals: bool = Field(
         True,
-        description="Whether alerts say what would not have alerted; costs as much an alert as two or three scores.",
+        description="Whether alerts say what would not have alerted; costs as much an alert as two to four scores.",
     )
     kafka: KafkaSettings = Field(default_factory=KafkaSettings, description="How to reach the brokers.")
     poison: PoisonSettings = Field(default_factory=PoisonSettings, description="When bad records mean a bad stream.")
