@@ -210,7 +210,7 @@ def test_messages_go_in_and_out_and_offsets_are_kept_by(
     source = source_of(kafka, topic)
 
     publisher.publish([OutgoingMessage(topic, b"k", b"hello")])
-    values = []
+    values: list[bytes | None] = []
     while not values:
         batch = source.poll()
         if batch is not None:
@@ -242,6 +242,7 @@ def test_nobody_is_let_in_with_and_the_setting_is_named(
     with pytest.raises((Forbidden, ConfigurationRefused)) as refusal:
         come_in(kafka, part, topic)
 
+    assert isinstance(refusal.value, (Forbidden, ConfigurationRefused))
     assert refusal.value.setting == setting
     assert words in str(refusal.value)
     assert "wr0ng!" not in str(refusal.value)
@@ -357,7 +358,7 @@ def test_a_password_that_is_replaced_on_disk_is_used_at_the_next_connection(
     file.write_text("the first one\n")
     secure.change_password("the first one", "rotating")
     stream.publish(payments(50))
-    who = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "rotating", "sasl_password_file": file}
+    who = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "rotating", "sasl_password_file": str(file)}
 
     with worker(stream, secure, "SIGNIN", **who) as running:
         running.wait_until_accounted(50)
