@@ -12,7 +12,7 @@ PLANTED = ("7351948.25", "7351948", "PLANTED", "UExBTlRFRA")
 LIMIT = 7_351_948.25
 
 
-def planted_payments() -> list[bytes]:
+def planted_payments() -> list[bytes | None]:
     """Good and odd payments with the sensitive number, and one poison record of every kind around it."""
     good = [message(number, card__limit=LIMIT) for number in range(20)]
     odd = [message(number, amount=250_000.0, card__limit=LIMIT) for number in range(20, 24)]

@@ -20,7 +20,7 @@ from worker.status import Status
 logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 64
-"""How many are open at a time; one more, and the one that has been open for longest is closed."""
+"""How many are open at a time; one more, and the one that has asked for nothing for longest is closed."""
 
 MOST_REQUEST_BYTES = 8192
 """Longest request line and headers together."""
@@ -31,14 +31,16 @@ REQUEST_TIMEOUT_S = 5.0
 _TEXT = "text/plain; charset=utf-8"
 _END_OF_HEAD = b"\r\n\r\n"
 _CLOSE_TIMEOUT_S = 2.0
+_ACCEPT_AGAIN_S = 0.1
+_MOST_WAITING = 1024  # for being accepted, as far as the system allows
 
 
 class HealthServer:
     """Serves `/metrics`, `/livez`, `/readyz` and `/statusz` to GET and HEAD, and nothing else, beside the loop.
 
     One thread and at most 64 connections, whoever asks and however slowly: a client has 5 s and 8 KiB for its whole
-    request, and where the room is full the oldest connection makes way, so that those who say nothing keep nobody
-    out who has something to ask. Every connection carries one request. Bodies of requests are not read.
+    request, and where the room is full the oldest connection that has not asked makes way, so that those who say
+    nothing keep nobody out who has something to ask. Every connection carries one request, whose body is not read.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class HealthServer:
         self._request_timeout_s = request_timeout_s
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # oldest first
+        # Oldest first: those that have not said all of their request yet, and those that have.
+        self._asking: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._answered: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
     @property
@@ -88,24 +92,41 @@ class HealthServer:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(
-            self._connected, sock=self._socket, limit=MOST_REQUEST_BYTES, backlog=MOST_CONNECTIONS
-        )
+        accepting = asyncio.ensure_future(self._accept())
         await self._stop.wait()
-        server.close()
-        for task, writer in list(self._connections.items()):
+        accepting.cancel()
+        self._socket.close()
+        left = self._asking | self._answered
+        for task, writer in left.items():
             writer.transport.abort()
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(accepting, *left, return_exceptions=True)
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= MOST_CONNECTIONS:
-            oldest = next(iter(self._connections))
-            self._connections.pop(oldest).transport.abort()
+    async def _accept(self) -> None:
+        """Take connections one at a time, so that those that are there are heard in between."""
+        while True:
+            try:
+                accepted, _ = await self._loop.sock_accept(self._socket)
+                reader, writer = await asyncio.open_connection(sock=accepted, limit=MOST_REQUEST_BYTES)
+            except OSError as error:  # gone already, or no descriptor left: whoever waits is still there later
+                logger.debug("a connection could not be taken. error=%r", error)
+                await asyncio.sleep(_ACCEPT_AGAIN_S)
+                continue
+            self._make_room()
+            task = asyncio.ensure_future(self._converse(reader, writer))
+            self._asking[task] = writer
+            task.add_done_callback(self._forget)
+
+    def _make_room(self) -> None:
+        if len(self._asking) + len(self._answered) >= MOST_CONNECTIONS:
+            crowd = self._asking or self._answered
+            oldest = next(iter(crowd))
+            crowd.pop(oldest).transport.abort()
             oldest.cancel()
-        task = asyncio.ensure_future(self._converse(reader, writer))
-        self._connections[task] = writer
-        task.add_done_callback(lambda done: self._connections.pop(done, None))
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._asking.pop(task, None)
+        self._answered.pop(task, None)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request and its answer, all within the time limit."""
@@ -115,6 +136,9 @@ class HealthServer:
                 answer = await self._answer(reader)
                 if answer is None:
                     return
+                task = asyncio.current_task()
+                if task is not None and task in self._asking:
+                    self._answered[task] = self._asking.pop(task)
                 writer.write(answer)
                 await writer.drain()
                 # Closing with something unread would reset the connection, and the answer with it.
@@ -219,7 +243,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(MOST_CONNECTIONS)
+        listening.listen(_MOST_WAITING)
         listening.setblocking(False)
     except OSError:
         listening.close()

@@ -59,9 +59,13 @@ def get(server: HealthServer, path: str, method: str = "GET") -> tuple[int, str]
         connection.close()
 
 
-def connected(server: HealthServer) -> socket.socket:
+def connected(server: HealthServer, *, receive_bytes: int = 65536) -> socket.socket:
     host, port = server.address.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=5)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    client.settimeout(5)
+    client.connect((host, int(port)))
+    return client
 
 
 def said_to(server: HealthServer, request: bytes) -> bytes:
@@ -256,10 +260,11 @@ def drip(client: socket.socket, *, at_most: int) -> int:
 @pytest.mark.timeout(30)
 def test_a_client_that_takes_no_answer_is_cut_off(status: Status) -> None:
     registry = CollectorRegistry()
-    Counter("long_total", "more than sockets hold " * 2_000_000, registry=registry)
-    server = HealthServer("127.0.0.1", 0, registry=registry, status=status, request_timeout_s=1.0)
+    Counter("long_total", "more than sockets hold " * 400_000, registry=registry)
+    server = HealthServer("127.0.0.1", 0, registry=registry, status=status, request_timeout_s=2.0)
     server.start()
-    with connected(server) as client:
+    with connected(server, receive_bytes=4096) as client:
+        client.settimeout(20)
         client.send(b"GET /metrics HTTP/1.1\r\n\r\n")
         client.recv(1)
         files = open_files()
