@@ -30,7 +30,7 @@ BOUNDS: dict[str, Any] = {
 }
 
 ALLOWANCE_BYTES = 200 * MIB
-"""What a batch of 2 MiB may take on top of an idle worker: as Python objects, as messages, and what is fetched ahead."""
+"""What a batch of 2 MiB may take on top of an idle worker: as objects, as messages, and what is fetched ahead."""
 
 LARGE_ALLOWANCE_BYTES = 350 * MIB
 """The same of records of 20 MB, one at a time: each is there compressed and not, fetched, parsed, decoded and cut."""
