@@ -29,8 +29,8 @@ BOUNDS: dict[str, Any] = {
     "retry_max_s": 0.5,
 }
 
-ALLOWANCE_BYTES = 200 * MIB
-"""What a batch of 2 MiB may take on top of an idle worker: as objects, as messages, and what is fetched ahead."""
+ALLOWANCE_BYTES = 64 * MIB
+"""What a batch of 2 MiB may take on top of an idle worker, with all that is made of it: 19 MiB were measured."""
 
 LARGE_ALLOWANCE_BYTES = 350 * MIB
 """The same of records of 20 MB, one at a time: each is there compressed and not, fetched, parsed, decoded and cut."""
