@@ -1,4 +1,4 @@
-"""The front door: it mounts each room's commands, hands one what it needs of another, and has the public Python names."""
+"""The front door: it mounts each room's commands, hands one what it needs of another, and has the public names."""
 
 from __future__ import annotations
 
