@@ -207,6 +207,21 @@ def test_a_tensor_that_does_not_fit_is_refused_before_it_is_used(
     assert refused(artifact).reason is ArtifactRefusal.UNREADABLE
 
 
+def test_a_codebook_of_more_columns_than_the_encoder_gives_is_refused_before_it_writes_beyond_them(
+    artifact: Path,
+) -> None:
+    tensors = load_file(artifact / "weights.safetensors")
+    book = "scorer.codebook."
+    width = len(tensors[f"{book}grid"])
+    tensors[f"{book}grid"] = np.concatenate([tensors[f"{book}grid"], tensors[f"{book}grid"][-1:] + 1])
+    tensors[f"{book}still"] = np.append(tensors[f"{book}still"], width)
+    tensors[f"{book}values"] = np.append(tensors[f"{book}values"], np.float32(0))
+    save_file(tensors, artifact / "weights.safetensors")
+    rehash(artifact)
+
+    assert "the codebook knows" in str(refused(artifact))
+
+
 @pytest.mark.parametrize(("part", "key", "value"), [
     ("threshold", "value", "3"), ("threshold", "value", True), ("threshold", "value", None), ("threshold", "rate", 0),
     ("threshold", "rate", 2.0), ("threshold", "n", 1.5), ("threshold", "stated", 5), ("threshold", "of_mine", 1),

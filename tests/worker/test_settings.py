@@ -57,6 +57,21 @@ def test_several_input_topics_come_from_commas_or_a_list(tmp_path: Path) -> None
     assert configure(["--config", str(file)], {}).settings.input_topics == ("a", "b")
 
 
+def test_public_keys_of_models_come_from_commas_and_a_private_one_is_refused_at_the_start(tmp_path: Path) -> None:
+    from detector import write_key_pair
+    from worker.service import trusted_keys
+
+    old, new = write_key_pair(tmp_path / "old"), write_key_pair(tmp_path / "new")
+
+    both = trusted_keys(configured("--model-public-key", f"{old},{new}").settings)
+
+    assert both is not None
+    assert len(set(both.fingerprints)) == 2
+    assert trusted_keys(configured().settings) is None
+    with pytest.raises(SettingsRefused, match=r"model_public_key: .*belongs to the trainer alone"):
+        trusted_keys(configured(environment={"OFFBEAT_MODEL_PUBLIC_KEY": str(tmp_path / "old")}).settings)
+
+
 def test_topics_of_alerts_and_dead_letters_are_named_after_the_first_input() -> None:
     chosen = configured().settings
 
