@@ -87,11 +87,13 @@ class KafkaBroker:
     Use it as a context manager, or call `start` and `close`. `stop`, `kill` and `start` again keep port and data.
     """
 
-    def __init__(self, *, heap_mb: int = 512, properties: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *, heap_mb: int = 512, properties: dict[str, str] | None = None, ports: tuple[int, int] | None = None
+    ) -> None:
         self._jars = jars()
         self._heap_mb = heap_mb
         self._directory = Path(tempfile.mkdtemp(prefix="offbeat-kafka-"))
-        self._port, controller_port = _free_ports(2)
+        self._port, controller_port = ports or _free_ports(2)
         self._log = self._directory / "server.log"
         self._configuration = self._directory / "server.properties"
         settings = _properties(self._port, controller_port, self._directory / "data") | (properties or {})
