@@ -24,8 +24,6 @@ from transport import create_topics
 from worker.settings import WorkerSettings
 
 PARTITIONS = 4
-TOPIC = "chaos"
-GROUP = "chaos"
 SESSION_TIMEOUT_S = 6.0
 MAX_POLL_INTERVAL_S = 10.0
 PUBLISH_TIMEOUT_S = 4.0
@@ -47,13 +45,11 @@ SETTINGS: dict[str, Any] = {
     "state__rotation_s": 5.0,
     "kafka__metadata_max_age_s": 2.0,
     "kafka__request_timeout_s": 5.0,
-    "score_topic": f"{TOPIC}.scores",
-    "group_id": GROUP,
 }
 """Limits as short as the broker takes, so that a fault and the recovery from it take seconds."""
 
 
-class NotRecovered(RuntimeError):
+class NotRecovered(RuntimeError):  # noqa: N818 - the name says what happened
     """The workers did not come back to the end of the topic in time after a fault, or a worker did not start."""
 
 
@@ -62,6 +58,8 @@ class Arena:
 
     Attributes:
         cluster: The brokers.
+        topic: Name of the input.
+        group: Name of the workers' group.
         models: The directory that the workers read models from.
         workers: Those that should run; a fault may change them.
         producer: The sender.
@@ -73,11 +71,13 @@ class Arena:
 
     def __init__(
         self, cluster: Cluster, directory: Path, models: Path, *, promise: Promise, rate: float, workers: int = 2,
+        name: str = "chaos",
         module: str = "worker", variables: Mapping[str, str] | None = None, is_proxied: bool = False,
         settings: Mapping[str, Any] | None = None, allowed_exits: frozenset[int] = frozenset(),
         processes: Callable[..., OwnProcess] = OwnProcess,
     ) -> None:  # fmt: skip
         self.cluster, self.models, self.allowed_exits = cluster, models, allowed_exits
+        self.topic = self.group = name
         self.partitions = PARTITIONS
         self.workers: list[WorkerProcess] = []
         self.restarts = 0
@@ -86,7 +86,7 @@ class Arena:
         self._directory, self._promise, self._module, self._count = directory, promise, module, workers
         self._processes = processes
         self._variables = {"CHAOS_CLOCK": str(self.clock), **(variables or {})}
-        self._settings = SETTINGS | dict(settings or {})
+        self._settings = SETTINGS | {"score_topic": f"{name}.scores", "group_id": name} | dict(settings or {})
         if "delivery" in WorkerSettings.model_fields:
             self._settings["delivery"] = promise
         elif promise != "at_least_once":
@@ -101,7 +101,7 @@ class Arena:
 
     def __enter__(self) -> Self:
         self._create_topics()
-        self.producer = Producer(self.cluster.settings, TOPIC, self._rate)
+        self.producer = Producer(self.cluster.settings, self.topic, self._rate)
         self.producer.pause()
         try:
             for _ in range(self._count):
@@ -131,24 +131,24 @@ class Arena:
 
     def _create_topics(self) -> None:
         kafka = self.cluster.settings
-        outputs = {f"{TOPIC}.scores": PARTITIONS, f"{TOPIC}.alerts": 2, f"{TOPIC}.dlq": 2}
-        create_topics(kafka, {TOPIC: PARTITIONS, **outputs}, configuration=_LOG_APPEND)
-        create_topics(kafka, {f"{TOPIC}.state": PARTITIONS}, configuration={"cleanup.policy": "compact"})
+        outputs = {f"{self.topic}.scores": PARTITIONS, f"{self.topic}.alerts": 2, f"{self.topic}.dlq": 2}
+        create_topics(kafka, {self.topic: PARTITIONS, **outputs}, configuration=_LOG_APPEND)
+        create_topics(kafka, {f"{self.topic}.state": PARTITIONS}, configuration={"cleanup.policy": "compact"})
 
     def add_partition(self) -> None:
         """Let the input have one partition more, the topic of histories first."""
         self.partitions += 1
-        for topic in (f"{TOPIC}.state", TOPIC):
+        for topic in (f"{self.topic}.state", self.topic):
             self.cluster.add_partitions(topic, self.partitions)
 
     def recreate_topic(self) -> None:
-        """Delete the input, whose records are all done, and create it anew; what stood in it is kept for the checker."""
-        self._past += read_input(self.cluster.settings, TOPIC, self._incarnation)
-        self.cluster.delete_topic(TOPIC)
+        """Delete the input, whose records are all done, and create it anew; the checker gets what it held."""
+        self._past += read_input(self.cluster.settings, self.topic, self._incarnation)
+        self.cluster.delete_topic(self.topic)
         until_s = time.monotonic() + _RECOVERY_S
-        while self.cluster.exists(TOPIC):
+        while self.cluster.exists(self.topic):
             self._wait_until(until_s, "deletion of the topic")
-        create_topics(self.cluster.settings, {TOPIC: self.partitions}, configuration=_LOG_APPEND)
+        create_topics(self.cluster.settings, {self.topic: self.partitions}, configuration=_LOG_APPEND)
         self._incarnation += 1
 
     # -- workers ------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Arena:
         """Start one more worker; returns before it is ready."""
         self._started += 1
         worker = WorkerProcess(
-            self._directory, bootstrap_servers=self._servers, topic=TOPIC, models=self.models,
+            self._directory, bootstrap_servers=self._servers, topic=self.topic, models=self.models,
             name=f"worker-{self._started}", module=self._module, variables=self._variables,
             processes=self._processes, **self._settings | self.overrides,
         )  # fmt: skip
@@ -221,12 +221,12 @@ class Arena:
         Raises:
             NotRecovered: That did not happen in time.
         """
-        ends = self.cluster.ends(TOPIC, self.partitions)
+        ends = self.cluster.ends(self.topic, self.partitions)
         wanted = {partition: end for partition, end in ends.items() if end > 0}
         until_s = time.monotonic() + timeout_s
-        while not wanted.items() <= self.cluster.committed(GROUP, TOPIC).items():
+        while not wanted.items() <= self.cluster.committed(self.group, self.topic).items():
             self.tend()
-            self._wait_until(until_s, f"commit of {wanted}; it is {self.cluster.committed(GROUP, TOPIC)}")
+            self._wait_until(until_s, f"commit of {wanted}; it is {self.cluster.committed(self.group, self.topic)}")
 
     def _is_recovered(self) -> bool:
         owners: dict[int, float] = {}
@@ -271,15 +271,17 @@ class Arena:
         kafka = self.cluster.settings
         directory = ModelDirectory(self.models / NAME)
         detector = directory.load(directory.versions()[0])
-        parts = self._past + read_input(kafka, TOPIC, self._incarnation)
+        parts = self._past + read_input(kafka, self.topic, self._incarnation)
         expected = [each for part in parts for each in expected_of(detector, part)]
         missing = set(range(self.producer.sent)) - {each.number for each in expected}
         if missing:
-            self._violations.append(f"{len(missing)} records are acknowledged and not in the input: {sorted(missing)[:5]}")
+            self._violations.append(
+                f"{len(missing)} records are acknowledged and not in the input: {sorted(missing)[:5]}"
+            )
         delivered = read_outputs(
-            kafka, scores=f"{TOPIC}.scores", alerts=f"{TOPIC}.alerts", dead_letters=f"{TOPIC}.dlq"
+            kafka, scores=f"{self.topic}.scores", alerts=f"{self.topic}.alerts", dead_letters=f"{self.topic}.dlq"
         )
-        ends = self.cluster.ends(TOPIC, self.partitions)
-        committed = self.cluster.committed(GROUP, TOPIC)
+        ends = self.cluster.ends(self.topic, self.partitions)
+        committed = self.cluster.committed(self.group, self.topic)
         findings = check(expected, delivered, committed=committed, ends=ends, promise=self._promise)
         return Findings(**vars(findings) | {"violations": (*self._violations, *findings.violations)})

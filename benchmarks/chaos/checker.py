@@ -114,9 +114,7 @@ def check(
     """
     wanted = {each.place: each for each in expected}
     first, duplicated = _first_deliveries(delivered)
-    missing = [
-        (each, output) for each in expected for output in each.contents if (each.place, output) not in first
-    ]
+    missing = [(each, output) for each in expected for output in each.contents if (each.place, output) not in first]
     violations = [
         *_told("lost", [f"{output} of record {each.number} at {_shown(each.place)}" for each, output in missing]),
         *_told("not the record's", _misplaced(wanted, delivered)),
@@ -166,8 +164,8 @@ def _first_deliveries(delivered: Iterable[Delivery]) -> tuple[dict[tuple[Place, 
     first: dict[tuple[Place, Output], Delivery] = {}
     repeats = 0
     for delivery in delivered:
-        if first.setdefault((delivery.place, delivery.output), delivery) is not delivery:
-            repeats += 1
+        repeats += (delivery.place, delivery.output) in first
+        first.setdefault((delivery.place, delivery.output), delivery)
     return first, repeats
 
 
@@ -185,7 +183,8 @@ def _misplaced(wanted: Mapping[Place, Expected], delivered: Iterable[Delivery]) 
             wrong.append(f"{delivery.output} at {_shown(delivery.place)}, where no record stands")
         elif delivery.output not in expected.contents:
             wrong.append(
-                f"{delivery.output} of record {expected.number} at {_shown(delivery.place)}, which is {expected.outcome}"
+                f"{delivery.output} of record {expected.number} at {_shown(delivery.place)}, "
+                f"which is {expected.outcome}"
             )
     return wrong
 

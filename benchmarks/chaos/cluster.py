@@ -99,8 +99,8 @@ class Cluster:
         """The broker that leads a partition now."""
         with _Admin(self.settings) as admin:
             (described,) = admin.describe_topics([topic])
-        leader = next(each["leader_id"] for each in described["partitions"] if each["partition_index"] == partition)
-        return self.brokers[leader - 1]
+        leaders = {each["partition_index"]: int(each["leader_id"]) for each in described["partitions"]}
+        return self.brokers[leaders[partition] - 1]
 
     def is_in_sync(self, topic: str) -> bool:
         """Whether every partition has a leader and all its copies."""

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.arena import GROUP, MAX_POLL_INTERVAL_S, SESSION_TIMEOUT_S, TOPIC, Arena
+from benchmarks.chaos.arena import MAX_POLL_INTERVAL_S, SESSION_TIMEOUT_S, Arena
 from benchmarks.chaos.recording import NAME
 from detector import Detector, ModelDirectory
 from tests.kafka.worker import WorkerProcess
@@ -103,12 +103,12 @@ def freeze_broker(arena: Arena, draw: Draw) -> None:
 
 def kill_leader(arena: Arena, draw: Draw) -> None:
     """SIGKILL the broker that leads a partition of the input, of three; it comes back, and catches up."""
-    leader = arena.cluster.leader_of(TOPIC, draw.randrange(arena.partitions))
+    leader = arena.cluster.leader_of(arena.topic, draw.randrange(arena.partitions))
     time.sleep(draw.uniform(0, 1))
     leader.kill()
     time.sleep(draw.uniform(1, 4))
     leader.start()
-    arena.wait_for(lambda: arena.cluster.is_in_sync(TOPIC), "copies in sync")
+    arena.wait_for(lambda: arena.cluster.is_in_sync(arena.topic), "copies in sync")
 
 
 def add_partition(arena: Arena, draw: Draw) -> None:
@@ -130,8 +130,8 @@ def recreate_topic(arena: Arena, draw: Draw) -> None:
     for worker in list(arena.workers):
         arena.stop_worker(worker)
     arena.recreate_topic()
-    if arena.cluster.committed(GROUP, TOPIC):
-        arena.cluster.reset_offsets(GROUP, TOPIC, arena.partitions)
+    if arena.cluster.committed(arena.group, arena.topic):
+        arena.cluster.reset_offsets(arena.group, arena.topic, arena.partitions)
     for _ in range(members):
         arena.start_worker()
     time.sleep(draw.uniform(0, 1))
@@ -251,7 +251,7 @@ def _without_models(arena: Arena, draw: Draw) -> None:
 
 
 def _with_a_full_disk(arena: Arena, draw: Draw) -> None:
-    """A new version does not fit the disk, which is a small one of its own; where that cannot be mounted, it is away."""
+    """A new version does not fit the disk, a small one of its own; where none can be mounted, it is away."""
     if not can_mount():
         _without_models(arena, draw)
         return

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.chaos.launcher` is the worker with two hooks of the harness: a clock that jumps, and a slow batch.
+"""`python -m benchmarks.chaos.launcher`: the worker with two hooks, a clock that jumps and a batch that is slow.
 
 CHAOS_CLOCK names a file of eight bytes, a float64 of seconds by which this process's wall clock is wrong. SIGUSR1 makes
 the next batch take CHAOS_SLOW_S seconds longer. The product knows nothing of either.

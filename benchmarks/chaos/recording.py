@@ -30,7 +30,7 @@ window = 5000
 [[suppress]]
 name = "quiet_card"
 rule = "cooldown"
-period = "3h"
+period = "1h"
 
 [[feature]]
 kind = "number"
@@ -55,13 +55,13 @@ of = "amount"
 [[feature]]
 kind = "history"
 statistic = "count"
-window = "1d"
+window = "3h"
 
 [[feature]]
 kind = "history"
 statistic = "z"
 of = "amount"
-window = "7d"
+window = "6h"
 
 [[feature]]
 kind = "history"
@@ -73,11 +73,11 @@ STREAM = StreamDefinition.from_toml(DEFINITION)
 
 Kind = Literal["normal", "odd", "tombstone", "poison", "malformed"]
 
-CARDS = 240
+CARDS = 60
 _FIRST_AT = 1_772_323_200  # 2026-03-01T00:00:00Z
-_STEP_S = 20  # between two records: a card comes about every 80 minutes
+_STEP_S = 20  # between two records: a card comes about every 20 minutes
 _SHOPS = {"grocery": 30.0, "fuel": 60.0, "books": 15.0}
-_FITTED_ON = 6000
+_FITTED_ON = 4000
 
 # Shares of the records, in parts of a thousand; what is left is normal.
 _TOMBSTONES, _POISONS, _ODD = 10, 20, 110
@@ -91,7 +91,7 @@ def kind_of(number: int, *, malformed: bool = False) -> Kind:
         number: Its number.
         malformed: Whether it falls into a time in which every second message is malformed bytes.
     """
-    draw = random.Random(number)  # noqa: S311 - a recording, no secret
+    draw = random.Random(number)
     if malformed and draw.random() < 0.5:
         return "malformed"
     place = draw.randrange(1000)
@@ -114,7 +114,7 @@ def value_of(number: int, *, malformed: bool = False) -> bytes | None:
     if kind == "tombstone":
         return None
     if kind == "malformed":
-        return random.Random(number).randbytes(40 + number % 100)  # noqa: S311
+        return random.Random(number).randbytes(40 + number % 100)
     payment = _payment(number, odd=kind == "odd")
     return _poisoned(payment, number) if kind == "poison" else json.dumps(payment).encode()
 
@@ -125,7 +125,7 @@ def _card(number: int) -> int:
 
 
 def _payment(number: int, *, odd: bool) -> dict[str, object]:
-    draw = random.Random(f"payment {number}")  # noqa: S311
+    draw = random.Random(f"payment {number}")
     shop = draw.choices(list(_SHOPS), weights=(6, 3, 1))[0]
     amount = 90_000.0 + draw.randrange(10_000) if odd else _SHOPS[shop] * draw.lognormvariate(0, 0.3)
     at = _FIRST_AT + number * _STEP_S
@@ -146,17 +146,15 @@ def _poisoned(payment: dict[str, object], number: int) -> bytes:
         json.dumps(payment | {"at": 1e300}).encode(),
         b"[" * 200 + b"]" * 200,
     )
-    return kinds[random.Random(f"poison {number}").randrange(len(kinds))]  # noqa: S311
+    return kinds[random.Random(f"poison {number}").randrange(len(kinds))]
 
 
 @cache
 def fitted() -> Detector:
     """The detector, fitted on the normal ones among the records before number 0."""
-    return fit_detector(_normal_records(), STREAM, FitSettings(most_steps=300))[0]
+    return fit_detector(_normal_records(), STREAM, FitSettings(most_steps=100))[0]
 
 
 def _normal_records() -> Records:
-    values = [
-        json.dumps(_payment(number, odd=False)).encode() for number in range(-_FITTED_ON, 0)
-    ]
+    values = [json.dumps(_payment(number, odd=False)).encode() for number in range(-_FITTED_ON, 0)]
     return Decoder(STREAM).decode(Messages(values))[0]

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.arena import Arena, NotRecovered
+from benchmarks.chaos.arena import MAX_POLL_INTERVAL_S, Arena, NotRecovered
 from benchmarks.chaos.checker import Findings, Promise
 from benchmarks.chaos.cluster import Cluster
-from benchmarks.chaos.faults import FAULTS, MAX_POLL_INTERVAL_S
+from benchmarks.chaos.faults import FAULTS
 from benchmarks.chaos.nursery import Nursery
 from benchmarks.chaos.recording import NAME, fitted
 from detector import ModelDirectory
@@ -97,7 +97,7 @@ def run(job: Job) -> Result:
     """Inject one kind of fault so often, and check what came of every record."""
     began_s = time.monotonic()
     fault = FAULTS[job.fault]
-    draw = random.Random(f"{job.seed} {job.fault} {job.delivery}")  # noqa: S311 - reproducible, no secret
+    draw = random.Random(f"{job.seed} {job.fault} {job.delivery}")
     logs = job.logs or Path(tempfile.mkdtemp(prefix="offbeat-chaos-"))
     logs.mkdir(parents=True, exist_ok=True)
     models = logs / "models"
