@@ -131,8 +131,8 @@ class Arena:
 
     def _create_topics(self) -> None:
         kafka = self.cluster.settings
-        outputs = {f"{self.topic}.scores": PARTITIONS, f"{self.topic}.alerts": 2, f"{self.topic}.dlq": 2}
-        create_topics(kafka, {self.topic: PARTITIONS, **outputs}, configuration=_LOG_APPEND)
+        create_topics(kafka, {self.topic: PARTITIONS, f"{self.topic}.scores": PARTITIONS}, configuration=_LOG_APPEND)
+        create_topics(kafka, {f"{self.topic}.alerts": 2, f"{self.topic}.dlq": 2})
         create_topics(kafka, {f"{self.topic}.state": PARTITIONS}, configuration={"cleanup.policy": "compact"})
 
     def add_partition(self) -> None:

@@ -61,7 +61,7 @@ class Delivery:
         output: Which output.
         place: The record that it is about.
         content: What it says, to be compared with what it must say.
-        appended_ms: When the broker took it, milliseconds since 1970 by the broker's clock.
+        appended_ms: Its timestamp, milliseconds since 1970: of scores when the broker took it, by the broker's clock.
     """
 
     output: Output

@@ -14,7 +14,8 @@ from transport import Batch, KafkaPublisher, KafkaSource, OutgoingMessage
 from transport.errors import TransportError
 from worker.commands import work_command
 
-_HESITATION_S = 0.2
+# So that a fault finds a batch in hand.
+_HESITATION_S = 0.5
 
 
 def commit_before_publishing() -> None:
@@ -36,6 +37,7 @@ def skip_a_failed_batch() -> None:
     publish = KafkaPublisher.publish
 
     def publish_or_not(self: KafkaPublisher, messages: Sequence[OutgoingMessage]) -> None:
+        time.sleep(_HESITATION_S)
         try:
             publish(self, messages)
         except TransportError:

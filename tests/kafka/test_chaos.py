@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import pytest
 from benchmarks.chaos.arena import Arena
 from benchmarks.chaos.checker import Findings, Promise
 from benchmarks.chaos.cluster import Cluster
-from benchmarks.chaos.faults import freeze_worker, kill_worker, reset_connections, stall_connections
+from benchmarks.chaos.faults import freeze_worker, kill_worker, reset_connections
 from benchmarks.chaos.nursery import Nursery
 from benchmarks.chaos.runs import publish_models
 from worker.settings import WorkerSettings
 
 SEED = 20_260_301
-RATE = 400.0
+RATE = 200.0
 PROMISES: list[Promise] = ["at_least_once"]
 if "delivery" in WorkerSettings.model_fields:
     PROMISES.append("exactly_once")
@@ -64,7 +65,7 @@ def test_kills_zombies_and_resets_change_nothing_that_readers_see(
         findings = arena.finish()
 
     assert findings.violations == ()
-    assert findings.records > 1000
+    assert findings.records > 500
     assert findings.outcomes["alert"] >= 0.05 * findings.records
     assert min(findings.outcomes[name] for name in ("normal", "suppressed", "dead_letter", "tombstone")) > 0
 
@@ -73,7 +74,7 @@ def sabotaged(
     what: str, cluster: Cluster, nursery: Nursery, models: Path, name: str, directory: Path, **settings: object
 ) -> Arena:
     return Arena(
-        cluster, directory, models, promise="at_least_once", rate=RATE, workers=1, name=name, is_proxied=True,
+        cluster, directory, models, promise="at_least_once", rate=RATE / 2, workers=1, name=name, is_proxied=True,
         module="tests.kafka.sabotage", variables={"CHAOS_SABOTAGE": what}, processes=nursery.start,
         settings={"session_timeout_s": 3.0, **settings},
     )  # fmt: skip
@@ -82,7 +83,6 @@ def sabotaged(
 def assert_caught(findings: Findings) -> None:
     assert findings.lost > 0
     assert any(violation.startswith("lost: ") for violation in findings.violations)
-    assert findings.outcomes.total() < findings.records or findings.outcomes["alert"] > 0
 
 
 def test_a_worker_that_commits_before_it_publishes_is_caught(
@@ -90,25 +90,26 @@ def test_a_worker_that_commits_before_it_publishes_is_caught(
 ) -> None:
     draw = random.Random(SEED)
     with sabotaged("commit_before_publishing", cluster, nursery, models, name, tmp_path) as arena:
-        for _ in range(2):  # of a worker that hesitates after each commit, one kill may miss the moment
+        for _ in range(2):  # one kill may miss the moment between commit and publishing
             kill_worker(arena, draw)
             arena.recover()
+        findings = arena.finish()
 
-        assert_caught(arena.finish())
+    assert_caught(findings)
 
 
 def test_a_worker_that_skips_a_batch_after_a_failed_publish_is_caught(
     cluster: Cluster, nursery: Nursery, models: Path, name: str, tmp_path: Path
 ) -> None:
-    draw = random.Random(SEED)
-    settings = {"publish_timeout_s": 1.0, "max_batch_records": 20}
-    with sabotaged("skip_a_failed_batch", cluster, nursery, models, name, tmp_path, **settings) as arena:
-        arena.producer.rate = 20 * RATE  # so that there is always a batch in hand
-        stall_connections(arena, draw)
-        arena.producer.rate = RATE
-        arena.recover()
+    with sabotaged("skip_a_failed_batch", cluster, nursery, models, name, tmp_path, publish_timeout_s=1.0) as arena:
+        for _ in range(2):  # one stall may find no batch in hand
+            cluster.proxies[0].stall()
+            time.sleep(2.5)
+            cluster.proxies[0].resume()
+            arena.recover()
+        findings = arena.finish()
 
-        assert_caught(arena.finish())
+    assert_caught(findings)
 
 
 def test_a_worker_that_drops_a_dead_letter_is_caught(
