@@ -201,7 +201,7 @@ class Arena:
             NotRecovered: That did not happen in time.
         """
         until_s = time.monotonic() + timeout_s
-        while not self._is_recovered():
+        while not self.is_recovered():
             self.tend()
             self._wait_until(until_s, "every partition read to its end")
 
@@ -228,7 +228,8 @@ class Arena:
             self.tend()
             self._wait_until(until_s, f"commit of {wanted}; it is {self.cluster.committed(self.group, self.topic)}")
 
-    def _is_recovered(self) -> bool:
+    def is_recovered(self) -> bool:
+        """Whether every partition has one owner that is ready and at its end, or nearly."""
         owners: dict[int, float] = {}
         for worker in self.workers:
             try:
@@ -242,6 +243,12 @@ class Arena:
                     return False
                 owners[owned["partition"]] = owned["lag"]
         return len(owners) == self.partitions and sum(owners.values()) <= 2 * self._rate + 10
+
+    def is_committed(self) -> bool:
+        """Whether something is committed of every partition, and that is its end, or nearly."""
+        ends, committed = self.cluster.ends(self.topic, self.partitions), self.cluster.committed(self.group, self.topic)
+        behind = [end - committed.get(partition, 0) for partition, end in ends.items()]
+        return min(ends.values()) > 0 and min(behind) >= 0 and sum(behind) <= 2 * self._rate + 10
 
     def _wait_until(self, until_s: float, what: str) -> None:
         self.producer.check()

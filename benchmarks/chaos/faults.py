@@ -20,7 +20,7 @@ from benchmarks.chaos.arena import MAX_POLL_INTERVAL_S, SESSION_TIMEOUT_S, Arena
 from benchmarks.chaos.recording import NAME
 from detector import Detector, ModelDirectory
 from tests.kafka.worker import WorkerProcess
-from worker.errors import EXIT_POISON
+from worker.errors import EXIT_OPERATOR, EXIT_POISON
 
 Draw = random.Random
 
@@ -119,23 +119,24 @@ def add_partition(arena: Arena, draw: Draw) -> None:
 
 
 def recreate_topic(arena: Arena, draw: Draw) -> None:
-    """Delete the input, all of which is done, and create it anew under workers that run.
+    """Delete the input, all of which is done, and create it anew; sometimes under workers that run.
 
-    What the runbook says of a topic that was created anew is done by the operator: workers that hold on to offsets of
-    the old one stop and say so; then all are stopped, the group is set back to the beginning, and all are started.
+    Workers that run hold on to offsets of the old topic, and stop where the new one has none of them. What the runbook
+    says is done by the operator: all are stopped, the group is set back to the beginning, and all are started.
     """
     arena.producer.pause()
     arena.drain()
-    members = len(arena.workers)
-    for worker in list(arena.workers):
-        arena.stop_worker(worker)
+    if draw.random() < 0.5:
+        members = _stop_all(arena)
+        arena.recreate_topic()
+        _begin_anew(arena, members)
+        arena.producer.resume()
+        return
     arena.recreate_topic()
-    if arena.cluster.committed(arena.group, arena.topic):
-        arena.cluster.reset_offsets(arena.group, arena.topic, arena.partitions)
-    for _ in range(members):
-        arena.start_worker()
-    time.sleep(draw.uniform(0, 1))
     arena.producer.resume()
+    arena.wait_for(lambda: _has_stopped(arena) or arena.is_committed(), "sign of a topic created anew")
+    if _has_stopped(arena):
+        _begin_anew(arena, _stop_all(arena))
 
 
 def be_slow(arena: Arena, draw: Draw) -> None:
@@ -213,7 +214,7 @@ FAULTS: dict[str, Fault] = {
     "broker_frozen": Fault(freeze_broker, 12),
     "leader_killed": Fault(kill_leader, 14, brokers=3),
     "partition_added": Fault(add_partition, 5),
-    "topic_recreated": Fault(recreate_topic, 14, workers=2),
+    "topic_recreated": Fault(recreate_topic, 16, workers=2, allowed_exits=frozenset({EXIT_OPERATOR})),
     "slow_batch": Fault(be_slow, 17, is_launched=True),
     "models_spoiled": Fault(spoil_models, 6),
     "clock_jumps": Fault(jump_clock, 4, is_launched=True),
@@ -226,6 +227,26 @@ FAULTS: dict[str, Fault] = {
     ),
 }  # fmt: skip
 """Every fault by name, in the order in which they are injected."""
+
+
+def _has_stopped(arena: Arena) -> bool:
+    return any(worker.process.exit_code is not None for worker in arena.workers)
+
+
+def _stop_all(arena: Arena) -> int:
+    """How many workers were stopped, or had stopped already."""
+    members = len(arena.workers)
+    for worker in list(arena.workers):
+        arena.stop_worker(worker)
+    return members
+
+
+def _begin_anew(arena: Arena, members: int) -> None:
+    """Set the group back to the beginning, where it has offsets, and start workers."""
+    if arena.cluster.committed(arena.group, arena.topic):
+        arena.cluster.reset_offsets(arena.group, arena.topic, arena.partitions)
+    for _ in range(members):
+        arena.start_worker()
 
 
 def _until_member(arena: Arena, worker: WorkerProcess) -> None:
