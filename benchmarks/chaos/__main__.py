@@ -33,15 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     if missing := why_not():
         sys.exit(missing)
-    rows: list[dict[str, Any]] = _read(chosen.json)
+    rows: list[dict[str, Any]] = read_rows(chosen.json)
     with tempfile.TemporaryDirectory(prefix="offbeat-chaos-models-") as models:
-        jobs = _jobs(chosen, Path(models), {(row["fault"], row["delivery"]) for row in rows})
+        jobs = jobs_of(chosen, Path(models), rows)
         if jobs:
             _say("fitting the detector of the recording")
             publish_models(Path(models))
         for done, result in enumerate(_results(jobs, chosen.jobs), 1):
             rows.append(result.figures())
-            _write(chosen.json, rows)
+            write_rows(chosen.json, rows)
             _say(f"{done}/{len(jobs)} {_in_words(result)}")
     Console(width=140).print(table(rows))
     return 1 if any(row["lost"] or row.get("violations") for row in rows) else 0
@@ -74,10 +74,12 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return made
 
 
-def _jobs(chosen: argparse.Namespace, models: Path, done: set[tuple[str, str]]) -> list[Job]:
+def jobs_of(chosen: argparse.Namespace, models: Path, rows: Sequence[dict[str, Any]]) -> list[Job]:
+    """What is asked for and has no row yet."""
     if unknown := set(chosen.faults) - FAULTS.keys():
         sys.exit(f"--faults {','.join(sorted(unknown))}: is no fault; there are {', '.join(FAULTS)}")
     deliveries: list[Promise] = chosen.delivery or _promises()
+    done = {(row["fault"], row["delivery"]) for row in rows}
     wanted = [(fault, delivery) for delivery in deliveries for fault in chosen.faults]
     records = -(-chosen.records // len(wanted))
     return [
@@ -103,14 +105,16 @@ def _results(jobs: Sequence[Job], side_by_side: int) -> Iterator[Result]:
             yield done.result()
 
 
-def _read(file: Path | None) -> list[dict[str, Any]]:
+def read_rows(file: Path | None) -> list[dict[str, Any]]:
+    """The rows of a results file; none where there is no file."""
     if file is None or not file.exists():
         return []
     rows: list[dict[str, Any]] = json.loads(file.read_bytes())
     return rows
 
 
-def _write(file: Path | None, rows: Sequence[dict[str, Any]]) -> None:
+def write_rows(file: Path | None, rows: Sequence[dict[str, Any]]) -> None:
+    """Replace a results file in one step, so that a run may be stopped at any moment."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(".new")
