@@ -66,6 +66,16 @@ def command(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "offbeat", *map(str, words)], check=True, cwd=ROOT)
 
 
+def train_as_proposed(history: Path, folder: Path) -> None:
+    """Publish a detector of the records, with the definition that `offbeat init` proposes, in `folder / "models"`."""
+    definition = folder / "stream.toml"
+    proposal = subprocess.run(
+        [sys.executable, "-m", "offbeat", "init", str(history)], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    definition.write_text(proposal.stdout)
+    command("train", history, "--stream", definition, "--models", folder / "models")
+
+
 def as_messages(files: list[Path], topic: str) -> Iterator[list[OutgoingMessage]]:
     """Transactions as JSON messages in order of time, keyed by customer, in chunks."""
     encode = msgspec.json.encode

@@ -6,17 +6,15 @@ python -m benchmarks.worker_throughput --json benchmarks/results/worker_throughp
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rig import Drain, arguments, command, drain, fill, months, report
+from benchmarks.rig import Drain, arguments, drain, fill, months, report, train_as_proposed
 from tests.kafka.broker import KafkaBroker
-from tests.kafka.worker import ROOT, WorkerProcess
+from tests.kafka.worker import WorkerProcess
 from transport import KafkaSource, SourceSettings
 
 TOPIC = "transactions"
@@ -35,18 +33,8 @@ def main() -> None:
 
 def run(folder: Path, rounds: int, partitions: int) -> dict[str, Any]:
     """The figures: medians over the rounds, in which the contestants take turns."""
-    history, live = months("2018-06")[0], months("2018-07")
-    definition = folder / "stream.toml"
-    definition.write_text(
-        subprocess.run(
-            [sys.executable, "-m", "offbeat", "init", str(history)],
-            check=True,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        ).stdout
-    )
-    command("train", history, "--stream", definition, "--models", folder / "models")
+    live = months("2018-07")
+    train_as_proposed(months("2018-06")[0], folder)
     runs: dict[str, list[Drain]] = {f"worker, batches of {size}": [] for size in BATCHES}
     polls: list[float] = []
     with KafkaBroker(heap_mb=1024) as broker:

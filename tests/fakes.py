@@ -12,9 +12,13 @@ the cluster's clock by what they were told to wait. Faults are scripted by the m
     cluster.trim(topic, 0, 5)                            retention removes what lies before offset 5
     cluster.compact(topic)                               of each key only the last message stays
 
+    cluster.fail("lost_end", KafkaTimeoutError())        the next transaction is committed, and nobody is told
+
 Methods that faults can strike: connect, poll, commit, commit_async, committed, beginning_offsets, end_offsets,
-offsets_for_times, send, ack, lost_ack, leave, list_topics, create_topics, describe_topics, describe_configs. Pass
-`cluster.consumer`, `cluster.producer` and `cluster.admin` as `connect`, and `cluster.clock` as `clock`.
+offsets_for_times, send, ack, lost_ack, leave, init_transactions, send_offsets, end, lost_end, list_topics,
+create_topics, describe_topics, describe_configs. Messages of a transaction are in their topics from its commit on:
+what a reader of committed messages sees. Pass `cluster.consumer`, `cluster.producer` and `cluster.admin`
+as `connect`, and `cluster.clock` as `clock`.
 """
 
 from __future__ import annotations
@@ -76,6 +80,23 @@ class _Group:
     commits: dict[TopicPartition, OffsetAndMetadata] = field(default_factory=dict)
 
 
+@dataclass
+class _Transaction:
+    """What waits for its end."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    offsets: dict[TopicPartition, OffsetAndMetadata] = field(default_factory=dict)
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class FakeMembership:
+    """What a consumer says of itself to who commits for it."""
+
+    group_id: str
+    member: FakeKafkaConsumer
+
+
 class FakeCluster:
     """Topics, groups and faults."""
 
@@ -91,6 +112,7 @@ class FakeCluster:
         self._created = 0
         self._groups: dict[str, _Group] = defaultdict(_Group)
         self._faults: dict[str, deque[BaseException | None]] = defaultdict(deque)
+        self._transactions: dict[str, _Transaction] = {}
         for topic, partitions in (topics or {}).items():
             self.create(topic, partitions)
 
@@ -463,6 +485,9 @@ class FakeKafkaConsumer:
         assert self._group is not None
         self._group.commits.update(offsets)
 
+    def group_metadata(self) -> FakeMembership:
+        return FakeMembership(self.config["group_id"], self)
+
     def close(self, autocommit: bool = True, timeout_ms: int | None = None) -> None:
         if self.closed:
             return
@@ -492,7 +517,7 @@ class FakeKafkaConsumer:
 
 
 class FakeKafkaProducer:
-    """Stands in for `kafka.KafkaProducer`: a message is delivered when sent, unless a fault strikes it."""
+    """Stands in for our `Producer`: a message is delivered when sent or with its transaction, unless faults strike."""
 
     def __init__(self, cluster: FakeCluster, configuration: dict[str, Any]) -> None:
         self.config = dict(configuration)
@@ -502,6 +527,53 @@ class FakeKafkaProducer:
         self._sender = self
         self._connection = configuration["kafka_client"]
         self._connection.use(_NetClient(cluster))
+        self._connection.note_answer()
+        self._id: str | None = configuration.get("transactional_id")
+        self._transaction: _Transaction | None = None
+        self.cause: Exception | None = None
+
+    def init_transactions(self) -> None:
+        assert self._id is not None
+        if self.cluster.away:
+            self.cluster.clock.advance(self.config["max_block_ms"] / 1000)
+            raise kafka_errors.KafkaTimeoutError("Timeout expired while initializing transactional state")
+        self.cluster._strike("init_transactions")
+        self.cluster._transactions.pop(self._id, None)
+
+    def begin_transaction(self) -> None:
+        assert self._id is not None
+        assert self._transaction is None, "the transaction before was not ended"
+        self._transaction = self.cluster._transactions[self._id] = _Transaction()
+
+    def send_offsets(
+        self, offsets: Mapping[TopicPartition, OffsetAndMetadata], group: FakeMembership, *, timeout_s: float
+    ) -> None:
+        self._question("send_offsets", timeout_s)
+        assert self._transaction is not None
+        if group.member.evicted or group.member.closed:
+            raise kafka_errors.CommitFailedError("metadata mismatch: UnknownMemberIdError")
+        self._transaction.offsets.update(offsets)
+        self._transaction.group = group.group_id
+
+    def end(self, *, commit: bool, timeout_s: float) -> None:
+        self._question("end", timeout_s)
+        assert self._id is not None
+        transaction, self._transaction = self._transaction, None
+        assert transaction is not None
+        if self.cluster._transactions.pop(self._id, None) is not transaction:
+            raise kafka_errors.ProducerFencedError
+        if commit:
+            for message in transaction.messages:
+                self.cluster.append(**message)
+            if transaction.group is not None:
+                self.cluster._groups[transaction.group].commits.update(transaction.offsets)
+            self.cluster._strike("lost_end")
+
+    def _question(self, method: str, timeout_s: float) -> None:
+        if self.cluster.away:
+            self.cluster.clock.advance(timeout_s)
+            raise kafka_errors.KafkaTimeoutError(f"no answer within {timeout_s} s")
+        self.cluster._strike(method)
         self._connection.note_answer()
 
     def send(
@@ -529,9 +601,15 @@ class FakeKafkaProducer:
             self.cluster._strike("ack")
         except kafka_errors.KafkaError as error:
             return _Acknowledgement(self.cluster.clock, error)
-        self.cluster.append(
-            topic, value, key=key, partition=partition, headers=headers or (), timestamp_ms=timestamp_ms
-        )
+        message: dict[str, Any] = {
+            "topic": topic, "value": value, "key": key, "partition": partition, "headers": headers or (),
+            "timestamp_ms": timestamp_ms,
+        }  # fmt: skip
+        if self._id is None:
+            self.cluster.append(**message)
+        else:
+            assert self._transaction is not None, "a message outside of any transaction"
+            self._transaction.messages.append(message)
         self._connection.note_answer()
         try:
             self.cluster._strike("lost_ack")

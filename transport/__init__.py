@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transport.errors import (
     BrokerUnavailable,
+    CommitInDoubt,
     CommitRefused,
     ConfigurationRefused,
     Forbidden,
@@ -13,16 +14,18 @@ from transport.errors import (
     TransportError,
 )
 from transport.messages import Batch, OutgoingMessage, Partition, RebalanceCounts
-from transport.protocols import Publisher, Source
+from transport.protocols import Publisher, Source, Transactions
 from transport.publisher import KafkaPublisher
 from transport.ranges import RangeReader, bounds, offset_at
 from transport.settings import Compression, KafkaSettings, PublisherSettings, SourceSettings, StartAt
 from transport.source import KafkaSource
 from transport.topics import create_topics, missing_topics, read_topic, topic_configuration, topic_identity
+from transport.transactions import KafkaTransactions
 
 __all__ = [
     "Batch",
     "BrokerUnavailable",
+    "CommitInDoubt",
     "CommitRefused",
     "Compression",
     "ConfigurationRefused",
@@ -30,6 +33,7 @@ __all__ = [
     "KafkaPublisher",
     "KafkaSettings",
     "KafkaSource",
+    "KafkaTransactions",
     "MessageTooLarge",
     "OffsetOutOfRange",
     "OutgoingMessage",
@@ -42,6 +46,7 @@ __all__ = [
     "Source",
     "SourceSettings",
     "StartAt",
+    "Transactions",
     "TransportError",
     "bounds",
     "create_topics",

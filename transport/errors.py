@@ -3,6 +3,7 @@
 TransportError
  ├── BrokerUnavailable      the network's: wait and try again, nothing is lost
  ├── CommitRefused          the group's: another member may own the partitions by now; they will be read again
+ ├── CommitInDoubt          the network's: a transaction is committed or not, and only the broker knows
  ├── PublishFailed          some message is not acknowledged; `retriable` says whether the same call can succeed later
  ├── MessageTooLarge        the caller's: known before anything was sent, so that the message can be cut
  ├── Forbidden              the operator's: credentials or access rights, with the setting to look at
@@ -37,6 +38,10 @@ class CommitRefused(TransportError):
     def __init__(self, message: str, *, evicted: bool) -> None:
         super().__init__(message)
         self.evicted = evicted
+
+
+class CommitInDoubt(TransportError):
+    """A transaction was asked to end and nobody said how it did: ask again with `settle` before anything else."""
 
 
 class PublishFailed(TransportError):

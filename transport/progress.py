@@ -24,6 +24,7 @@ class _PartitionProgress:
     generation: int
     stretches: deque[_Stretch] = field(default_factory=deque)
     committable: int | None = None
+    committed: int | None = None  # where what is done and not committed begins
 
 
 class Progress:
@@ -67,7 +68,7 @@ class Progress:
     def start(self, partition: Partition, offset: int) -> None:
         """Make a first position committable."""
         if partition in self._partitions:
-            self._partitions[partition].committable = offset
+            self._partitions[partition].committable = self._partitions[partition].committed = offset
 
     def open(self, batch: Batch) -> None:
         """Take note of a batch that was polled."""
@@ -96,7 +97,10 @@ class Progress:
                 if stretch.batch is batch:
                     stretch.done = True
             while progress.stretches and progress.stretches[0].done:
-                progress.committable = progress.stretches.popleft().next
+                stretch = progress.stretches.popleft()
+                progress.committable = stretch.next
+                if progress.committed is None:
+                    progress.committed = stretch.first
 
     def give_back(self) -> dict[Partition, int]:
         """Close every open batch; return the first offset that is not done of each partition that has one."""
@@ -106,6 +110,14 @@ class Progress:
         for progress in self._partitions.values():
             progress.stretches.clear()
         self._open.clear()
+        return first
+
+    def give_back_uncommitted(self) -> dict[Partition, int]:
+        """The same, and what is done and not committed is not done any more."""
+        first = self.give_back()
+        for partition, progress in self._partitions.items():
+            if progress.committed is not None:
+                first[partition] = progress.committable = progress.committed
         return first
 
     def first_open(self, partition: Partition) -> int | None:
@@ -126,4 +138,4 @@ class Progress:
         for partition, offset in offsets.items():
             progress = self._partitions.get(partition)
             if progress is not None and progress.committable is not None and progress.committable <= offset:
-                progress.committable = None
+                progress.committable = progress.committed = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 from transport.messages import Batch, OutgoingMessage, Partition, RebalanceCounts
 
@@ -18,12 +18,16 @@ class Source(Protocol):
     start_paused: bool
     """Whether partitions that are newly assigned wait for `resume`; may be changed between two polls."""
 
-    def poll(self) -> Batch | None:
+    before_release: Callable[[], None] | None
+    """What commits instead, where offsets travel in transactions: called before partitions with offsets to commit are
+    given up, on a thread of the client, while `poll` or `close` waits. Must end in bounded time, and never raise."""
+
+    def poll(self, *, within_s: float | None = None) -> Batch | None:
         """Return the next messages, or None where there are none.
 
-        Waits at most `poll_timeout_s`, plus `connect_timeout_s` while there is no connection yet, plus
-        `commit_timeout_s` where partitions have to be given up. A broker that is away is no error: it looks like
-        a quiet topic, and `last_answer_age_s` grows.
+        Waits at most `poll_timeout_s`, or `within_s` where that is less, plus `connect_timeout_s` while there is no
+        connection yet, plus `commit_timeout_s` where partitions have to be given up. A broker that is away is no error:
+        it looks like a quiet topic, and `last_answer_age_s` grows.
 
         Raises:
             Forbidden: The operator must see to access rights or credentials.
@@ -45,11 +49,18 @@ class Source(Protocol):
         Partitions without an open batch stay where they are. Needs no broker.
         """
 
+    def go_back_to_commit(self) -> None:
+        """The same from the first offset that is not committed: batches that are done are not done any more."""
+
     def committable(self) -> dict[Partition, int]:
         """Return the offsets that are done and not yet committed, of partitions still owned."""
 
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
+    def commit(self, offsets: Mapping[Partition, int], through: Transactions | None = None) -> None:
         """Commit offsets through the group, in at most `commit_timeout_s`; partitions not owned are left out.
+
+        Args:
+            offsets: What is done.
+            through: Commit them in the open transaction and end it, instead: see `Transactions.commit`.
 
         Raises:
             CommitRefused: The group is moving, or has put this member out.
@@ -60,7 +71,14 @@ class Source(Protocol):
         """
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
-        """Take note of offsets that were committed by other means, such as a transaction."""
+        """Take note of offsets that were committed by other means, such as a transaction that was in doubt."""
+
+    def is_committed(self, offsets: Mapping[Partition, int]) -> bool:
+        """Ask the broker whether the group has committed all of these offsets, or later ones.
+
+        Raises:
+            BrokerUnavailable: No answer in time.
+        """
 
     def assignment(self) -> frozenset[Partition]:
         """Return the partitions owned since the last poll."""
@@ -123,3 +141,28 @@ class Publisher(Protocol):
 
     def close(self) -> None:
         """Let go of the connection in bounded time; may be called again."""
+
+
+class Transactions(Publisher, Protocol):
+    """A publisher whose messages are seen, by readers of committed messages, when a transaction is committed.
+
+    A transaction begins with the first message after the last one ended, and is open until it is committed or
+    aborted; a message that is not acknowledged has spoilt it, and all that can be done is `abort`.
+    """
+
+    def commit(self, offsets: Mapping[Any, Any], group: Any) -> None:
+        """Commit the open transaction with offsets in the client's own form: `Source.commit` calls this."""
+
+    def settle(self) -> None:
+        """Let the broker end a transaction that is in doubt, one way or the other, in at most `publish_timeout_s`.
+
+        Raises:
+            BrokerUnavailable: No answer in time; it is still in doubt.
+            Forbidden: The operator must see to access rights.
+        """
+
+    def abort(self) -> None:
+        """Abort the open transaction, if there is one, in bounded time.
+
+        Where no broker answers, it is aborted before the next one begins, or when `transaction_timeout_s` is over.
+        """

@@ -174,6 +174,14 @@ class PublisherSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     publish_timeout_s: PositiveFloat = Field(30.0, description="Give up one attempt to publish after this.")
+    commit_timeout_s: PositiveFloat = Field(
+        5.0, description="Give up one attempt to end a transaction after this; without transactions of no account."
+    )
+    transaction_timeout_s: PositiveFloat = Field(
+        15.0,
+        description="The broker aborts a transaction that is open for this long; readers of committed messages wait so "
+        "long for one whose process died.",
+    )
     max_message_bytes: PositiveInt = Field(
         1_000_000,
         description="Largest message, uncompressed; keep it at or below the max.message.bytes of the topics.",

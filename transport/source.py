@@ -22,6 +22,7 @@ from transport.consumer import Consumer
 from transport.errors import CommitRefused, OffsetOutOfRange, TransportError
 from transport.messages import Batch, Partition, RebalanceCounts
 from transport.progress import Progress
+from transport.protocols import Transactions
 from transport.settings import KafkaSettings, SourceSettings
 from transport.translation import is_membership, is_passing, translated
 
@@ -72,17 +73,19 @@ class KafkaSource:
         self._max_records = settings.max_batch_records
         self._rebalances = RebalanceCounts()
         self.start_paused = settings.start_paused
+        self.before_release: Callable[[], None] | None = None
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def poll(self) -> Batch | None:
+    def poll(self, *, within_s: float | None = None) -> Batch | None:
         """See `Source.poll`."""
         if self._closed:
             raise ValueError("the source is closed: make a new one to go on reading")
         if not self._connected():
             return None
         self._connection.ask_if_silent(_SILENCE_S)
-        deadline = self._clock() + self._settings.poll_timeout_s
+        timeout_s = self._settings.poll_timeout_s
+        deadline = self._clock() + (timeout_s if within_s is None else min(timeout_s, within_s))
         try:
             batch = self._polled(deadline)
         except KafkaError as error:
@@ -228,14 +231,23 @@ class KafkaSource:
         for partition, offset in self._progress.give_back().items():
             self._consumer.seek(_topic_partition(partition), offset)
 
+    def go_back_to_commit(self) -> None:
+        """See `Source.go_back_to_commit`."""
+        for partition, offset in self._progress.give_back_uncommitted().items():
+            self._consumer.seek(_topic_partition(partition), offset)
+
     def committable(self) -> dict[Partition, int]:
         """See `Source.committable`."""
         return self._progress.committable()
 
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
+    def commit(self, offsets: Mapping[Partition, int], through: Transactions | None = None) -> None:
         """See `Source.commit`."""
         owned = {partition: offset for partition, offset in offsets.items() if partition in self._progress.owned}
         if not owned:
+            return
+        if through is not None:
+            through.commit(self._with_metadata(owned), self._consumer.group_metadata())
+            self.committed(owned)
             return
         try:
             self._consumer.commit(self._with_metadata(owned), timeout_ms=milliseconds(self._settings.commit_timeout_s))
@@ -259,6 +271,20 @@ class KafkaSource:
         """See `Source.committed`."""
         self._progress.committed(offsets)
 
+    def is_committed(self, offsets: Mapping[Partition, int]) -> bool:
+        """See `Source.is_committed`."""
+        deadline = self._clock() + self._settings.commit_timeout_s
+        try:
+            found = [
+                self._consumer.committed(_topic_partition(partition), timeout_ms=self._remaining_ms(deadline))
+                for partition in offsets
+            ]
+        except KafkaError as error:
+            raise translated(error, f"look up the offsets of group {self._settings.group_id!r}") from error
+        return all(
+            offset is not None and offset >= wanted for offset, wanted in zip(found, offsets.values(), strict=True)
+        )
+
     def _with_metadata(self, offsets: Mapping[Partition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
         commits = {}
         for partition, offset in offsets.items():
@@ -281,7 +307,9 @@ class KafkaSource:
         offsets = {
             partition: offset for partition, offset in self.committable().items() if partition in set(partitions)
         }
-        if offsets and self._settings.commit_on_release:
+        if offsets and self.before_release is not None:
+            self.before_release()
+        elif offsets and self._settings.commit_on_release:
             await self._commit_before_release(offsets)
         self._progress.forget(partitions)
         if partitions:

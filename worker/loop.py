@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from detector import Detector
 from transport import (
     Batch,
     BrokerUnavailable,
+    CommitInDoubt,
     CommitRefused,
     Partition,
-    Publisher,
     PublishFailed,
     Source,
     TransportError,
@@ -20,6 +20,7 @@ from transport import (
 from worker.accounts import Accounts
 from worker.clock import Clock, Stop
 from worker.dead_letters import Origin
+from worker.delivery import Delivery, Finished
 from worker.errors import PoisonStream, WorkerError
 from worker.histories import Applied, Histories
 from worker.metrics import WorkerMetrics
@@ -46,7 +47,7 @@ class Worker:
         self,
         *,
         source: Source,
-        publisher: Publisher,
+        delivery: Delivery,
         models: Models,
         histories_of: Callable[[Model, bool], Histories],
         settings: WorkerSettings,
@@ -58,7 +59,7 @@ class Worker:
         stop: Stop,
     ) -> None:
         self._source = source
-        self._publisher = publisher
+        self._delivery = delivery
         self._models = models
         self._settings = settings
         self._group_id = group_id
@@ -73,8 +74,8 @@ class Worker:
         self._coming: tuple[Model, Histories] | None = None  # of a model that remembers otherwise, while it catches up
         self._poison = PoisonCount()  # after all that is acknowledged
         self._poison_done = self._poison  # after all that is done: what going back goes back to
-        # Acknowledged, but part of a long run of dead letters.
-        self._held: list[tuple[Batch, Outcomes, Applied]] = []
+        self._poison_valid = self._poison  # after all that is valid: what going back to the last commit goes back to
+        self._held: list[Finished] = []  # judged, but part of a long run of dead letters
         self._newest_ms: dict[Partition, int] = {}  # of the last batch with records of that partition
         self._rebalances = source.rebalances
         self._commit_due_s = clock.monotonic_s()
@@ -92,6 +93,7 @@ class Worker:
             self._remembered(self._models.current)
         while not self._stop.is_set():
             try:
+                self._settle()
                 if self._models.swap(self._remembers_enough):
                     self._show_model()
                 batch = self._poll()
@@ -104,8 +106,7 @@ class Worker:
                     raise
                 self._wait_before_retry(error)
         self._status.state = "stopping"
-        self._finish_held()
-        self.commit_if_due(last=True)
+        self._commit_the_rest()
         if self._histories is not None and not self._commit_failed:
             self._histories.leave()
         self._forget()
@@ -137,8 +138,7 @@ class Worker:
                 origin = Origin(self._group_id, self._version, model.version, self._clock.now_s())
                 outcomes = outcomes_of(batch, records, rejects, verdicts, model, self._settings, origin)
                 poison = self._poison.after(outcomes.dead, self._settings.poison)
-                with self._stage("publish"):
-                    self._publisher.publish(outcomes.messages)
+                self._publish(outcomes, last=not self._must_hold(poison))
         except BaseException as error:
             self._give_back(batch, error)
             raise
@@ -157,11 +157,11 @@ class Worker:
         offsets = self._source.committable()
         if not offsets:
             return
-        self._commit_due_s = now_s + self._settings.commit_interval_s
+        self._commit_due_s = now_s + self._settings.commit_every_s
         self._commit_failed = True
         try:
             with self._timed("commit"), self._stage("commit"):
-                self._source.commit(offsets)
+                self._delivery.commit(offsets)
         except CommitRefused as error:
             self._metrics.commits.labels("refused").inc()
             self._failed(error)
@@ -179,21 +179,28 @@ class Worker:
                 error,
                 "whoever takes over scores these records again, with equal ids"
                 if last
-                else f"trying again in {self._settings.commit_interval_s:.1f} s, a restart now would score these "
+                else f"trying again in {self._settings.commit_every_s:.1f} s, a restart now would score these "
                 "records again",
                 _offsets(offsets),
             )
+        except CommitInDoubt as error:
+            self._metrics.commits.labels("in_doubt").inc()
+            self._failed(error)
+            logger.warning("%s. offsets=%s", error, _offsets(offsets))
         else:
             self._commit_failed = False
             self._metrics.commits.labels("committed").inc()
             self._metrics.last_commit.set(self._clock.now_s())
-            if self._histories is not None and not self._held:
-                with self._timed("write_state"):
-                    self._histories.committed(offsets)
+        went_back = self._settle()
+        if not self._commit_failed and not went_back and self._histories is not None and not self._held:
+            with self._timed("write_state"):
+                self._histories.committed(offsets)
 
     def _poll(self) -> Batch | None:
+        # What is finished waits for its commit, and the commit not for more records.
+        due_s = max(self._commit_due_s - self._clock.monotonic_s(), 0.0)
         with self._timed("poll"):
-            batch = self._source.poll()
+            batch = self._source.poll(within_s=due_s if self._delivery.holds else None)
         self._status.tick()
         self._status.broker_answered(self._source.last_answer_age_s)
         self._metrics.last_poll.set(self._clock.now_s())
@@ -204,15 +211,41 @@ class Worker:
             for index, partition in enumerate(batch.partitions):
                 newest_ms = batch.timestamps_ms[batch.partition_index == index].max(initial=-1)
                 self._newest_ms[partition] = int(newest_ms)
+        try:
+            if self._settle() and batch is not None:
+                self._accounts.returned(batch)
+                batch = None
+        except BaseException as error:
+            self._give_back(batch, error)
+            raise
         self._show_position()
         return batch
 
+    def _publish(self, outcomes: Outcomes, *, last: bool) -> None:
+        """Publish a batch, or keep it for later where what is published cannot be held back any more.
+
+        Raises:
+            PublishFailed: Some message was not acknowledged; what can be taken back of the others is.
+        """
+        messages = outcomes.messages
+        if self._delivery.publishes_late:
+            if not last:
+                return
+            messages = [message for each in self._held for message in each.outcomes.messages] + messages
+        with self._stage("publish"):
+            self._delivery.publish(messages)
+
+    def _must_hold(self, poison: PoisonCount) -> bool:
+        """Whether the next batch ends in a long run of dead letters, which may be the beginning of a poison stream."""
+        # Tombstones end no run: without a limit, a topic that goes on with them alone would be held for ever.
+        is_full = len(self._held) >= self._settings.poison.max_consecutive
+        return not is_full and poison.is_suspicious(self._settings.poison)
+
     def _done(self, batch: Batch, outcomes: Outcomes, applied: Applied) -> None:
         """The batch may be committed; where it ends in a long run of dead letters, after the next good record."""
-        self._held.append((batch, outcomes, applied))
-        # Tombstones end no run: without a limit, a topic that goes on with them alone would be held for ever.
-        is_full = len(self._held) > self._settings.poison.max_consecutive
-        if is_full or not self._poison.is_suspicious(self._settings.poison):
+        must_hold = self._must_hold(self._poison)
+        self._held.append(Finished(batch, outcomes, applied))
+        if not must_hold:
             self._finish_held()
         self._status.tick()
         self._status.retry_attempts, self._status.retrying_since_s = 0, None
@@ -220,29 +253,75 @@ class Worker:
         self._show_position()
 
     def _finish_held(self) -> None:
-        now_s = self._clock.now_s()
         held, self._held = self._held, []
-        for batch, outcomes, _ in held:
-            self._source.done(batch)
-            self._accounts.finished(batch, outcomes, now_s=now_s)
         self._poison_done = self._poison
+        self._close_books(self._delivery.finish(held))
 
-    def _give_back(self, batch: Batch, error: BaseException) -> None:
-        """Let the source read again all that is not done: this batch, and those held back before it."""
-        self._source.go_back()
-        for returned in (batch, *(batch for batch, _, _ in self._held)):
-            self._accounts.returned(returned)
-        for former, _, applied in reversed(self._held):
-            if self._histories is not None:
-                self._histories.take_back(applied, former)
-        self._held = []
-        self._poison = self._poison_done
+    def _close_books(self, valid: Sequence[Finished]) -> None:
+        """Count batches that nothing can take back any more."""
+        now_s = self._clock.now_s()
+        for each in valid:
+            self._accounts.finished(each.batch, each.outcomes, now_s=now_s)
+        if valid and not self._delivery.holds:
+            self._poison_valid = self._poison_done
+
+    def _settle(self) -> bool:
+        """Learn what became of batches that were not valid yet; True where the source went back.
+
+        Raises:
+            BrokerUnavailable: Nobody knows yet.
+        """
+        settlement = self._delivery.settle()
+        self._close_books(settlement.valid)
+        if settlement.went_back:
+            self._take_back(settlement.void)
+        return settlement.went_back
+
+    def _give_back(self, batch: Batch | None, error: BaseException) -> None:
+        """Let the source read again all that is not done: this batch, and those held back before it.
+
+        Where something could not be published, also what was published since the last commit and can be taken back.
+        """
+        if batch is not None:
+            self._accounts.returned(batch)
+        if isinstance(error, TransportError):
+            settlement = self._delivery.go_back()
+            self._close_books(settlement.valid)
+            self._take_back(settlement.void)
+        else:
+            self._source.go_back()
+            self._take_back()
         if isinstance(error, PublishFailed):
             self._metrics.publish_failures.inc()
         if isinstance(error, PoisonStream):
             self._status.state = "poisoned"
         if isinstance(error, Exception):
             self._failed(error)
+
+    def _take_back(self, void: Sequence[Finished] = ()) -> None:
+        """Undo what batches changed that the source reads again: those held, and before them those that are void."""
+        undone = [*void, *self._held]
+        self._held = []
+        for each in reversed(undone):
+            self._accounts.returned(each.batch)
+            if self._histories is not None:
+                self._histories.take_back(each.applied, each.batch)
+        if void:
+            self._drop_coming()  # it may have caught up with what is not done any more
+            self._poison_done = self._poison_valid
+        self._poison = self._poison_done
+
+    def _commit_the_rest(self) -> None:
+        """Finish what can be finished, at the end; what cannot is read again by whoever takes over."""
+        try:
+            if self._held and self._delivery.publishes_late:
+                self._delivery.publish([message for each in self._held for message in each.outcomes.messages])
+            self._finish_held()
+            self.commit_if_due(last=True)
+        except (BrokerUnavailable, PublishFailed) as error:
+            self._commit_failed = True
+            self._give_back(None, error)
+            logger.warning("the last records are given back: %s; whoever takes over scores them again", error)
 
     # -- what is remembered from batch to batch ------------------------------------------------------------------------
 
@@ -277,6 +356,8 @@ class Worker:
         current = self._histories
         if current is None:
             return True
+        if self._delivery.holds:
+            return False  # going back to the last commit would take back what another version has changed
         if _fingerprint(model.detector) in (None, _fingerprint(current.detector)):
             begins = model.detector.remembers and not current.detector.remembers
             # What held batches would take back is the state of alerts of the version that judged them.

@@ -18,7 +18,7 @@ OUTCOMES = ("normal", "alert", "suppressed", "dead_letter")
 SUPPRESSED = ("tombstone",)
 STAGE_NAMES = ("decode", "score", "publish", "commit")
 LOOP_STATES = ("poll", "process", "commit", "restore", "write_state", "retry")
-COMMIT_RESULTS = ("committed", "refused", "unavailable")
+COMMIT_RESULTS = ("committed", "refused", "unavailable", "in_doubt")
 RELOAD_RESULTS = ("loaded", "refused", "unavailable")
 REBALANCES = ("assigned", "revoked", "lost")
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from uuid import uuid4
 
 import torch
 from prometheus_client import (
@@ -22,13 +23,17 @@ from transport import (
     BrokerUnavailable,
     KafkaPublisher,
     KafkaSource,
+    KafkaTransactions,
     Publisher,
     PublisherSettings,
+    Source,
     SourceSettings,
+    Transactions,
     missing_topics,
 )
 from worker.broker import Broker
 from worker.clock import Clock, Stop
+from worker.delivery import AtLeastOnce, Delivery, ExactlyOnce
 from worker.errors import NoModel, SettingsRefused
 from worker.health import HealthServer
 from worker.histories import Histories
@@ -83,13 +88,18 @@ def serve(settings: WorkerSettings, *, stop: Stop, clock: Clock | None = None) -
         models.start(settings.reload_interval_s)
         group_id = settings.group_id or f"offbeat-{model.detector.name}"
         check_topics(settings)
-        source = KafkaSource(settings.kafka, source_settings(settings, group_id))
-        parts.callback(source.close)
+        # Closed in the opposite order: the source first, which may still commit.
         publisher = KafkaPublisher(settings.kafka, publisher_settings(settings))
         parts.callback(publisher.close)
+        transactions = KafkaTransactions(
+            settings.kafka, publisher_settings(settings), transactional_id(settings, group_id)
+        )
+        parts.callback(transactions.close)
+        source = KafkaSource(settings.kafka, source_settings(settings, group_id))
+        parts.callback(source.close)
         worker = Worker(
             source=source,
-            publisher=publisher,
+            delivery=delivery_of(settings, source, publisher, transactions),
             models=models,
             histories_of=histories_of(
                 settings,
@@ -244,11 +254,27 @@ def state_topic(settings: WorkerSettings, *, broker: Broker | None = None) -> st
     return topic
 
 
+def delivery_of(settings: WorkerSettings, source: Source, publisher: Publisher, transactions: Transactions) -> Delivery:
+    """How the worker publishes, as the settings say; of the two publishers only those that are used connect."""
+    if settings.delivery == "exactly_once":
+        return ExactlyOnce(source, transactions)
+    return AtLeastOnce(source, publisher)
+
+
+def transactional_id(settings: WorkerSettings, group_id: str) -> str:
+    """Unique to this process, and beginning with the group's name; a static member's next process has the same.
+
+    So a static member that comes back ends what its predecessor left open, and any other waits for the broker to.
+    """
+    return f"{group_id}-{settings.group_instance_id or uuid4()}"
+
+
 def source_settings(settings: WorkerSettings, group_id: str) -> SourceSettings:
     """The part of the settings that the source needs."""
     shared = SourceSettings.model_fields.keys() & WorkerSettings.model_fields.keys()
     values = {name: getattr(settings, name) for name in shared}
-    return SourceSettings(**{**values, "topics": settings.input_topics, "group_id": group_id})
+    own = {"topics": settings.input_topics, "group_id": group_id}
+    return SourceSettings(**values | own, commit_on_release=settings.delivery == "at_least_once")
 
 
 def publisher_settings(settings: WorkerSettings) -> PublisherSettings:

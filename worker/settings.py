@@ -179,11 +179,22 @@ class WorkerSettings(BaseModel):
         description="The broker gives a worker's partitions to others when it was silent for this long.",
     )
     heartbeat_interval_s: PositiveSeconds = Field(3, description="How often the broker hears from an idle worker.")
-    commit_interval_s: float = Field(
-        1,
+    delivery: Literal["at_least_once", "exactly_once"] = Field(
+        "at_least_once",
+        description="at_least_once: after a crash some alerts come again, with equal ids. exactly_once: alerts, dead "
+        "letters, scores and offsets in transactions; who reads committed messages only sees each once.",
+    )
+    commit_interval_s: float | None = Field(
+        None,
         ge=0,
         allow_inf_nan=False,
-        description="Least time between two commits; more repeats after a crash, fewer requests.",
+        description="Least time between two commits; longer means more repeats after a crash, fewer requests. With "
+        "exactly_once alerts are seen at the commit. 1 unless given, with exactly_once 0.1.",
+    )
+    transaction_timeout_s: PositiveSeconds = Field(
+        15,
+        description="With exactly_once: the broker aborts a transaction that is open for this long; readers of "
+        "committed messages wait so long for one whose worker was killed.",
     )
     commit_timeout_s: PositiveSeconds = Field(5, description="Give up one attempt to commit after this.")
     publish_timeout_s: PositiveSeconds = Field(
@@ -275,6 +286,22 @@ class WorkerSettings(BaseModel):
                 f"({self.max_poll_interval_s:g}): a silent worker would outlive a slow one"
             )
         return self
+
+    @model_validator(mode="after")
+    def _transactions_fit(self) -> Self:
+        if self.delivery == "exactly_once" and self.commit_every_s >= self.transaction_timeout_s:
+            raise ValueError(
+                f"commit_interval_s ({self.commit_every_s:g}) must be below transaction_timeout_s "
+                f"({self.transaction_timeout_s:g}), or the broker aborts each transaction before it is committed"
+            )
+        return self
+
+    @property
+    def commit_every_s(self) -> float:
+        """Least time between two commits, given or by default."""
+        if self.commit_interval_s is not None:
+            return self.commit_interval_s
+        return 0.1 if self.delivery == "exactly_once" else 1.0
 
     @property
     def alerts_to(self) -> str:

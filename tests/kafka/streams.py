@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class Stream:
         outputs: tuple[str, ...] = ("alerts", "dlq", "scores"),
     ) -> None:  # fmt: skip
         self.broker, self.name, self.models, self.directory = broker, name, models, directory
+        self.published = 0
         self.create(name, partitions)
         for output in outputs:
             self.create(f"{name}.{output}")
@@ -45,6 +47,7 @@ class Stream:
             [OutgoingMessage(self.name, one, value, headers) for one, value in zip(keys, values, strict=True)]
         )
         publisher.close()
+        self.published += len(values)
 
     def worker(self, name: str = "worker", **settings: Any) -> WorkerProcess:
         """A worker on the stream."""
@@ -87,6 +90,11 @@ class Stream:
     def _values(self, output: str) -> Iterator[bytes | None]:
         for batch in read_topic(self.broker.settings, f"{self.name}.{output}", timeout_s=20):
             yield from batch.values
+
+    def is_committed_to_the_end(self) -> bool:
+        """Whether the group has committed all that was published here; looks twice a second."""
+        time.sleep(0.5)
+        return self.committed() == self.published
 
     def committed(self) -> int:
         """Sum of the group's committed offsets."""

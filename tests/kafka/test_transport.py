@@ -21,6 +21,7 @@ from transport import (
     KafkaPublisher,
     KafkaSettings,
     KafkaSource,
+    KafkaTransactions,
     OutgoingMessage,
     Partition,
     PublisherSettings,
@@ -104,6 +105,13 @@ class BrokerStage(Stage):
         publisher = KafkaPublisher(self.broker.settings, PublisherSettings(**settings))
         self._open.append(publisher)
         return publisher
+
+    def transactions(self, transactional_id: str, **settings: Any) -> KafkaTransactions:
+        transactions = KafkaTransactions(
+            self.broker.settings, PublisherSettings(**settings), f"{self._name}-{transactional_id}"
+        )
+        self._open.append(transactions)
+        return transactions
 
     def read(self, topic: str, **options: Any) -> Iterator[Batch]:
         return read_topic(self.broker.settings, topic, **options)

@@ -14,6 +14,7 @@ from transport import (
     KafkaPublisher,
     KafkaSettings,
     KafkaSource,
+    KafkaTransactions,
     Partition,
     PublisherSettings,
     RangeReader,
@@ -67,6 +68,15 @@ class FakeStage(Stage):
     def publisher(self, **settings: Any) -> KafkaPublisher:
         return KafkaPublisher(
             KAFKA, PublisherSettings(**settings), clock=self.cluster.clock, connect=self.cluster.producer
+        )
+
+    def transactions(self, transactional_id: str, **settings: Any) -> KafkaTransactions:
+        return KafkaTransactions(
+            KAFKA,
+            PublisherSettings(**settings),
+            transactional_id,
+            clock=self.cluster.clock,
+            connect=self.cluster.producer,
         )
 
     def read(self, topic: str, **options: Any) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ import pytest
 from transport import (
     Batch,
     BrokerUnavailable,
+    CommitInDoubt,
     CommitRefused,
     MessageTooLarge,
     OffsetOutOfRange,
@@ -24,6 +25,7 @@ from transport import (
     PublishFailed,
     RangeReader,
     Source,
+    Transactions,
 )
 
 #: For messages with timestamps of long ago, which retention would remove at any moment.
@@ -63,6 +65,10 @@ class Stage(ABC):
     @abstractmethod
     def publisher(self, **settings: Any) -> Publisher:
         """Make a publisher; the stage closes it when the test ends."""
+
+    @abstractmethod
+    def transactions(self, transactional_id: str, **settings: Any) -> Transactions:
+        """Make a transactional publisher; the stage closes it when the test ends."""
 
     @abstractmethod
     def read(self, topic: str, **options: Any) -> Iterator[Batch]:
@@ -788,6 +794,91 @@ class TransportContract:
         publisher.publish([])
         publisher.close()
         publisher.close()
+
+    # -- transactions -----------------------------------------------------------------------------------------
+
+    def test_messages_and_offsets_of_a_transaction_are_seen_with_its_commit(self, stage: Stage) -> None:
+        topic, out = stage.topic(), stage.topic()
+        stage.write(topic, b"1", b"2")
+        source, transactions = stage.source(topic, group="g", commit_on_release=False), stage.transactions("t")
+        batches = stage.batches(source, 2)
+        transactions.publish([OutgoingMessage(out, None, b"of 1"), OutgoingMessage(out, None, b"of 2")])
+        for batch in batches:
+            source.done(batch)
+        assert (list(stage.read(out, timeout_s=20)), stage.commits("g", topic)) == ([], {})
+
+        source.commit(source.committable(), through=transactions)
+
+        assert values(list(stage.read(out, timeout_s=20))) == [b"of 1", b"of 2"]
+        assert stage.commits("g", topic) == {0: 2}
+        assert source.committable() == {}
+
+    def test_of_an_aborted_transaction_nothing_is_seen_and_its_records_are_read_again(self, stage: Stage) -> None:
+        topic, out = stage.topic(), stage.topic()
+        stage.write(topic, b"1", b"2", b"3")
+        source = stage.source(topic, group="g", max_batch_records=1, commit_on_release=False)
+        transactions = stage.transactions("t")
+        first, second, _ = stage.batches(source, 3)
+        source.done(first)
+        source.commit(source.committable(), through=transactions)
+        transactions.publish([OutgoingMessage(out, None, b"void")])
+        source.done(second)
+
+        transactions.abort()
+        source.go_back_to_commit()
+
+        assert values(stage.batches(source, 2)) == [b"2", b"3"]
+        transactions.publish([OutgoingMessage(out, None, b"valid")])
+        source.commit({Partition(topic, 0): 1}, through=transactions)
+        assert values(list(stage.read(out, timeout_s=20))) == [b"valid"]
+        assert stage.commits("g", topic) == {0: 1}
+
+    def test_the_next_publisher_of_an_id_ends_what_the_one_before_left_open(self, stage: Stage) -> None:
+        topic, out = stage.topic(), stage.topic()
+        stage.write(topic, b"1")
+        source = stage.source(topic, group="g", commit_on_release=False)
+        (batch,) = stage.batches(source, 1)
+        former, heir = stage.transactions("t"), stage.transactions("t")
+        former.publish([OutgoingMessage(out, None, b"left open")])
+
+        heir.settle()
+        heir.publish([OutgoingMessage(out, None, b"the heir's")])
+        source.done(batch)
+        source.commit(source.committable(), through=heir)
+
+        assert values(list(stage.read(out, timeout_s=20))) == [b"the heir's"]
+        with contextlib.suppress(PublishFailed):
+            former.publish([OutgoingMessage(out, None, b"late")])
+        with contextlib.suppress(CommitInDoubt):
+            source.commit({Partition(topic, 0): 1}, through=former)
+        assert values(list(stage.read(out, timeout_s=20))) == [b"the heir's"]
+
+    def test_what_a_group_has_committed_can_be_asked_for(self, stage: Stage) -> None:
+        topic = stage.topic(2)
+        stage.write(topic, b"1", b"2", partition=0)
+        source = stage.source(topic, group="g")
+        finish(source, stage.batches(source, 2))
+
+        assert source.is_committed({Partition(topic, 0): 2})
+        assert source.is_committed({Partition(topic, 0): 1})
+        assert not source.is_committed({Partition(topic, 0): 3})
+        assert not source.is_committed({Partition(topic, 0): 2, Partition(topic, 1): 1})
+
+    def test_a_transaction_is_committed_before_its_partitions_are_given_up(self, stage: Stage) -> None:
+        topic, out = stage.topic(2), stage.topic()
+        stage.write(topic, b"1", partition=0)
+        stage.write(topic, b"2", partition=1)
+        one, transactions = stage.source(topic, group="g", commit_on_release=False), stage.transactions("t")
+        for batch in stage.batches(one, 2):
+            transactions.publish([OutgoingMessage(out, None, b"of one")])
+            one.done(batch)
+        one.before_release = lambda: one.commit(one.committable(), through=transactions)
+        two = stage.source(topic, group="g", commit_on_release=False)
+
+        stage.settle(two, 1, one)
+
+        assert stage.commits("g", topic) == {0: 1, 1: 1}
+        assert set(values(list(stage.read(out, timeout_s=20)))) == {b"of one"}
 
     # -- topics -----------------------------------------------------------------------------------------------
 

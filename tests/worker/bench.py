@@ -13,14 +13,14 @@ from prometheus_client import CollectorRegistry
 from detector import Detector, ModelDirectory
 from tests.fakes import FakeClock, FakeCluster, FakeMessage
 from tests.payments import fitted_detector
-from transport import Batch, KafkaPublisher, KafkaSource, Partition
+from transport import Batch, KafkaPublisher, KafkaSource, KafkaTransactions, Partition
 from worker.alerts import Alert
 from worker.broker import Broker
 from worker.clock import Clock, Stop
 from worker.loop import Worker
 from worker.metrics import WorkerMetrics
 from worker.models import Models
-from worker.service import histories_of, publisher_settings, source_settings
+from worker.service import delivery_of, histories_of, publisher_settings, source_settings
 from worker.settings import WorkerSettings
 from worker.status import Status
 
@@ -105,9 +105,16 @@ class Bench:
             clock=self.cluster.clock,
             connect=self.cluster.producer,
         )
+        transactions = KafkaTransactions(
+            self.settings.kafka,
+            publisher_settings(self.settings),
+            f"{GROUP}-{len(self.cluster.consumers)}",
+            clock=self.cluster.clock,
+            connect=self.cluster.producer,
+        )
         return Worker(
             source=self.source,
-            publisher=publisher,
+            delivery=delivery_of(self.settings, self.source, publisher, transactions),
             models=models,
             histories_of=histories_of(
                 self.settings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ FAULTS: dict[str, tuple[str, BaseException]] = {
     "dies before a message is sent": ("send", Crash()),
     "dies after a message arrived": ("lost_ack", Crash()),
     "dies before a commit": ("commit", Crash()),
+    "the end of a transaction does not arrive": ("end", kafka_errors.KafkaTimeoutError()),
+    "the end of a transaction arrives and its answer does not": ("lost_end", kafka_errors.KafkaTimeoutError()),
+    "offsets are refused": ("send_offsets", kafka_errors.CommitFailedError()),
+    "dies before a transaction ends": ("end", Crash()),
+    "dies after a transaction ended": ("lost_end", Crash()),
 }
 EVICTED = "is evicted"
 
@@ -70,23 +76,21 @@ def live(bench: RememberingBench, loaded: Models, coming: Iterator[bytes | None]
     worker = bench.worker(turns=turns, models=loaded)
     poll = bench.source.poll
 
-    def poll_while_records_come() -> Any:
+    def poll_while_records_come(**_: Any) -> Any:
         bench.produce(*islice(coming, 5))
         bench.cluster.clock.advance(0.5)
         return poll()
 
     bench.source.poll = poll_while_records_come  # type: ignore[method-assign]
     try:
-        worker.run()
+        with suppress(TransportError):
+            worker.run()
+        bench.source.close()
     except Crash:
         for consumer in bench.cluster.consumers:
             consumer.closed = True  # the group notices, nobody says goodbye
         for group in bench.cluster._groups.values():
             group.members.clear()
-        return
-    except TransportError:
-        pass
-    bench.source.close()
 
 
 def live_through(

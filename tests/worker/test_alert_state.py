@@ -87,14 +87,16 @@ def test_the_stream_of_these_tests_alerts_suppresses_and_moves_its_threshold() -
     commit_interval_s=st.sampled_from([0.0, 1.0, 1000.0]),
     rotation_s=st.sampled_from([0.5, 4.0, 1000.0]),
     has_topic=st.booleans(),
+    delivery=st.sampled_from(["at_least_once", "exactly_once"]),
 )
 def test_no_fault_and_no_crash_changes_an_alert(
     loaded: Models, lives: list[tuple[list[str | None], int]], batch_records: int,
-    commit_interval_s: float, rotation_s: float, has_topic: bool,
+    commit_interval_s: float, rotation_s: float, has_topic: bool, delivery: str,
 ) -> None:  # fmt: skip
     bench = bench_of(
-        loaded, max_batch_records=batch_records, commit_interval_s=commit_interval_s, state={"rotation_s": rotation_s}
-    )
+        loaded, max_batch_records=batch_records, commit_interval_s=commit_interval_s, state={"rotation_s": rotation_s},
+        delivery=delivery, transaction_timeout_s=2000,
+    )  # fmt: skip
     bench.state_topic = STATE if has_topic else None
     coming = iter(values(RECORDS))
     live_through(bench, loaded, coming, lives, turns=250)
@@ -102,6 +104,8 @@ def test_no_fault_and_no_crash_changes_an_alert(
     assert loaded.current is not None
     assert told(bench) == offline(values(RECORDS), loaded.current.detector)
     assert bench.committed == RECORDS
+    if delivery == "exactly_once":
+        assert len(bench.cluster.messages("payments.scores")) == RECORDS
 
 
 def test_suppressed_records_are_counted_with_their_rule_and_the_next_alert_tells_them(loaded: Models) -> None:

@@ -62,7 +62,7 @@ def promote_while_it_runs(bench: RememberingBench, root: Path, detector: Detecto
     polls: list[None] = []
     promoted: list[str] = []
 
-    def poll_while_somebody_promotes() -> Any:
+    def poll_while_somebody_promotes(**_: Any) -> Any:
         polls.append(None)
         if len(polls) == 4:
             promoted.append(ModelDirectory(root / "remembering").publish(detector, promote=True))

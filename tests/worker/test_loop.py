@@ -199,7 +199,7 @@ def test_an_idle_worker_commits_at_once(models: Path) -> None:
     seen: list[int] = []
     poll = bench.source.poll
 
-    def poll_and_look() -> object:
+    def poll_and_look(**_: object) -> object:
         batch = poll()
         seen.append(bench.committed)
         return batch

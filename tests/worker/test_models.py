@@ -216,7 +216,7 @@ def test_a_model_takes_over_between_two_batches_and_never_within_one(root: Path)
     ModelDirectory(root / "payments").publish(stricter(), promote=True)
     poll = bench.source.poll
 
-    def poll_while_the_loader_hands_over() -> object:
+    def poll_while_the_loader_hands_over(**_: object) -> object:
         batch = poll()
         models.refresh()
         return batch

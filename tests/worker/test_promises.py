@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ FAULTS: dict[str, tuple[str, BaseException]] = {
     "dies after a message arrived": ("lost_ack", Crash()),
     "dies before a commit": ("commit", Crash()),
 }
+TRANSACTION_FAULTS: dict[str, tuple[str, BaseException]] = {
+    "a transaction does not begin": ("init_transactions", kafka_errors.KafkaTimeoutError()),
+    "offsets are refused": ("send_offsets", kafka_errors.CommitFailedError()),
+    "offsets are not answered": ("send_offsets", kafka_errors.KafkaTimeoutError()),
+    "a transaction is fenced": ("end", kafka_errors.ProducerFencedError()),
+    "the end of a transaction does not arrive": ("end", kafka_errors.KafkaTimeoutError()),
+    "the end of a transaction arrives and its answer does not": ("lost_end", kafka_errors.KafkaTimeoutError()),
+    "a look at what is committed is not answered": ("committed", kafka_errors.KafkaTimeoutError()),
+    "dies before offsets are sent": ("send_offsets", Crash()),
+    "dies before a transaction ends": ("end", Crash()),
+    "dies after a transaction ended": ("lost_end", Crash()),
+}
+ALL_FAULTS = FAULTS | TRANSACTION_FAULTS
+deliveries = pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 EVICTED = "is evicted"
 
 
@@ -61,6 +76,10 @@ class WatchedBench(Bench):
             self.kinds[(partition, offset)] = kind
             self.produce(value_of(kind, number), partition=partition)
 
+    def fail(self, fault: str | None) -> None:
+        method, error = ALL_FAULTS[fault] if fault else ("ack", None)
+        self.cluster.fail(method, error)
+
     def alerted(self) -> set[tuple[int, int]]:
         return {(alert.source.partition, alert.source.offset) for alert in self.alerts}
 
@@ -79,30 +98,30 @@ class WatchedBench(Bench):
         worker = self.worker(turns=turns, models=loaded)
         commit = self.source.commit
 
-        def watched_commit(offsets: Any) -> None:
-            commit(offsets)
+        def watched_commit(offsets: Any, through: Any = None) -> None:
+            commit(offsets, through)
             self.assert_nothing_is_committed_too_early()
 
         self.source.commit = watched_commit  # type: ignore[method-assign]
         try:
-            worker.run()
+            with suppress(TransportError):
+                worker.run()
+            self.source.close()
         except Crash:
             self.cluster.consumers[-1].closed = True  # the group notices, nobody says goodbye
             for group in self.cluster._groups.values():
                 group.members.clear()
             return
-        except TransportError:
-            pass
-        self.source.close()
         self.assert_nothing_is_committed_too_early()
 
 
+@deliveries
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(
         st.tuples(st.sampled_from([NORMAL, ODD, POISON, TOMBSTONE]), st.integers(0, 1)), min_size=1, max_size=12
     ),
-    lives=st.lists(st.lists(st.sampled_from([None, EVICTED, *FAULTS]), max_size=6), max_size=4),
+    lives=st.lists(st.lists(st.sampled_from([None, EVICTED, *ALL_FAULTS]), max_size=6), max_size=4),
     batch_records=st.integers(1, 5),
     commit_interval_s=st.sampled_from([0.0, 1.0, 1000.0]),
     max_consecutive=st.sampled_from([20, 200]),
@@ -110,6 +129,7 @@ class WatchedBench(Bench):
 def test_no_fault_and_no_crash_loses_an_alert_or_counts_one_twice(
     models: Path,
     loaded: Models,
+    delivery: str,
     kinds: list[tuple[str, int]],
     lives: list[list[str | None]],
     batch_records: int,
@@ -119,6 +139,8 @@ def test_no_fault_and_no_crash_loses_an_alert_or_counts_one_twice(
     bench = WatchedBench(
         models,
         kinds,
+        delivery=delivery,
+        transaction_timeout_s=2000,
         max_batch_records=batch_records,
         commit_interval_s=commit_interval_s,
         score_topic=None,
@@ -129,8 +151,7 @@ def test_no_fault_and_no_crash_loses_an_alert_or_counts_one_twice(
             if fault == EVICTED:
                 bench.cluster.evict(GROUP)
             else:
-                method, error = FAULTS[fault] if fault else ("ack", None)
-                bench.cluster.fail(method, error)
+                bench.fail(fault)
         bench.live(loaded, turns=4)
     bench.cluster._faults.clear()
     bench.metrics = WorkerMetrics(type(bench.metrics.registry)())
@@ -144,21 +165,26 @@ def test_no_fault_and_no_crash_loses_an_alert_or_counts_one_twice(
     ids = {(alert.source.partition, alert.source.offset, alert.alert_id) for alert in bench.alerts}
     assert len(ids) == len(bench.alerted()) == len({alert_id for _, _, alert_id in ids})
     assert bench.count("records_unaccounted") == 0
+    if delivery == "exactly_once":
+        assert len(bench.alerts) == len(bench.alerted())
+        assert len(bench.dead_letters) == len(bench.buried())
 
 
+@deliveries
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=12),
-    faults=st.lists(st.sampled_from([None, *[name for name in FAULTS if not name.startswith("dies")]]), max_size=8),
+    faults=st.lists(st.sampled_from([None, *(name for name in ALL_FAULTS if not name.startswith("dies"))]), max_size=8),
     batch_records=st.integers(1, 5),
 )
 def test_every_consumed_record_has_exactly_one_outcome(
-    models: Path, loaded: Models, kinds: list[str], faults: list[str | None], batch_records: int
+    models: Path, loaded: Models, delivery: str, kinds: list[str], faults: list[str | None], batch_records: int
 ) -> None:
-    bench = WatchedBench(models, [(kind, 0) for kind in kinds], max_batch_records=batch_records, score_topic=None)
+    bench = WatchedBench(
+        models, [(kind, 0) for kind in kinds], delivery=delivery, max_batch_records=batch_records, score_topic=None
+    )
     for fault in faults:
-        method, error = FAULTS[fault] if fault else ("ack", None)
-        bench.cluster.fail(method, error)
+        bench.fail(fault)
 
     bench.live(loaded, turns=80)
 
