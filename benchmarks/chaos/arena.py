@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "commit_timeout_s": 3.0,
     "retry_max_s": 1.0,
     "commit_interval_s": 0.3,
+    "transaction_timeout_s": 10.0,
     "max_batch_records": 100,  # small, so that a fault finds a batch in hand
     "state__rotation_s": 5.0,
     "kafka__metadata_max_age_s": 2.0,
@@ -66,6 +67,7 @@ class Arena:
         partitions: How many partitions the input has now.
         restarts: Workers that ended by themselves and were started again.
         allowed_exits: Exit codes that a fault brings about; any other is a violation.
+        session_timeout_s: How long the group waits for a worker that says nothing.
         clock: Eight bytes that launched workers' wall clocks are wrong by, see the launcher.
     """
 
@@ -91,6 +93,7 @@ class Arena:
             self._settings["delivery"] = promise
         elif promise != "at_least_once":
             raise ValueError(f"this worker has no setting for delivery, so that {promise} cannot be asked for")
+        self.session_timeout_s = float(self._settings["session_timeout_s"])
         self._servers = cluster.proxied_servers if is_proxied else cluster.settings.bootstrap_servers
         self._started = 0
         self._violations: list[str] = []

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.arena import MAX_POLL_INTERVAL_S, SESSION_TIMEOUT_S, Arena
+from benchmarks.chaos.arena import MAX_POLL_INTERVAL_S, Arena
 from benchmarks.chaos.recording import NAME
 from detector import Detector, ModelDirectory
 from tests.kafka.worker import WorkerProcess
@@ -25,6 +25,7 @@ from worker.errors import EXIT_OPERATOR, EXIT_POISON
 Draw = random.Random
 
 _DISK_BYTES = 8 * 2**20
+_JUMPS_S = [sign * seconds for sign in (-1, 1) for seconds in (5.0, 600.0, 7 * 3600.0, 400 * 86_400.0)]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def freeze_worker(arena: Arena, draw: Draw) -> None:
     worker = draw.choice(arena.workers)
     time.sleep(draw.uniform(0, 1))
     os.kill(worker.process.pid, signal.SIGSTOP)
-    time.sleep(SESSION_TIMEOUT_S + draw.uniform(0.5, 3))
+    time.sleep(arena.session_timeout_s + draw.uniform(0.5, 3))
     os.kill(worker.process.pid, signal.SIGCONT)
     time.sleep(1)
 
@@ -97,7 +98,7 @@ def freeze_broker(arena: Arena, draw: Draw) -> None:
     (broker,) = arena.cluster.brokers
     time.sleep(draw.uniform(0, 1))
     broker.freeze()
-    time.sleep(SESSION_TIMEOUT_S + draw.uniform(0.5, 3))
+    time.sleep(arena.session_timeout_s + draw.uniform(0.5, 3))
     broker.thaw()
 
 
@@ -132,7 +133,10 @@ def recreate_topic(arena: Arena, draw: Draw) -> None:
         _begin_anew(arena, members)
         arena.producer.resume()
         return
+    furthest = max(arena.cluster.ends(arena.topic, arena.partitions).values())
     arena.recreate_topic()
+    if draw.random() < 0.5:  # the new topic soon has the offsets at which the workers stand in the old one
+        arena.producer.hurry(2 * furthest * arena.partitions)
     arena.producer.resume()
     arena.wait_for(lambda: _has_stopped(arena) or arena.is_committed(), "sign of a topic created anew")
     if _has_stopped(arena):
@@ -155,8 +159,9 @@ def spoil_models(arena: Arena, draw: Draw) -> None:
 
 def jump_clock(arena: Arena, draw: Draw) -> None:
     """Let the wall clocks of all workers jump: by seconds, by hours, forwards and back, then right again."""
-    arena.set_clock(draw.choice([-1, 1]) * draw.choice([5.0, 600.0, 7 * 3600.0, 400 * 86_400.0]))
-    time.sleep(draw.uniform(1, 3))
+    for seconds in draw.sample(_JUMPS_S, 2):
+        arena.set_clock(seconds)
+        time.sleep(draw.uniform(0.5, 2))
     arena.set_clock(0.0)
     time.sleep(0.5)
 
@@ -174,7 +179,7 @@ def stall_connections(arena: Arena, draw: Draw) -> None:
     time.sleep(draw.uniform(0, 1))
     for proxy in arena.cluster.proxies:
         proxy.stall()
-    time.sleep(draw.choice([draw.uniform(0.5, 3), SESSION_TIMEOUT_S + draw.uniform(0.5, 2)]))
+    time.sleep(draw.choice([draw.uniform(0.5, 3), arena.session_timeout_s + draw.uniform(0.5, 2)]))
     for proxy in arena.cluster.proxies:
         proxy.resume()
 

@@ -20,6 +20,7 @@ from worker.settings import WorkerSettings
 
 SEED = 20_260_301
 RATE = 200.0
+SETTINGS: dict[str, object] = {"session_timeout_s": 3.0}
 PROMISES: list[Promise] = ["at_least_once"]
 if "delivery" in WorkerSettings.model_fields:
     PROMISES.append("exactly_once")
@@ -57,7 +58,7 @@ def test_kills_zombies_and_resets_change_nothing_that_readers_see(
 ) -> None:
     draw = random.Random(SEED)
     with Arena(
-        cluster, tmp_path, models, promise=promise, rate=RATE, name=name, is_proxied=True, processes=nursery.start,
+        cluster, tmp_path, models, promise=promise, rate=RATE, name=name, is_proxied=True, processes=nursery.start, settings=SETTINGS,
     ) as arena:  # fmt: skip
         for inject in (kill_worker, reset_connections, freeze_worker, reset_connections):
             inject(arena, draw)
@@ -76,7 +77,7 @@ def sabotaged(
     return Arena(
         cluster, directory, models, promise="at_least_once", rate=RATE / 2, workers=1, name=name, is_proxied=True,
         module="tests.kafka.sabotage", variables={"CHAOS_SABOTAGE": what}, processes=nursery.start,
-        settings={"session_timeout_s": 3.0, **settings},
+        settings=SETTINGS | settings,
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def test_a_worker_that_skips_a_batch_after_a_failed_publish_is_caught(
     with sabotaged("skip_a_failed_batch", cluster, nursery, models, name, tmp_path, publish_timeout_s=1.0) as arena:
         for _ in range(2):  # one stall may find no batch in hand
             cluster.proxies[0].stall()
-            time.sleep(2.5)
+            time.sleep(5)  # until the failed attempt has let go of its connection, with all that it held
             cluster.proxies[0].resume()
             arena.recover()
         findings = arena.finish()
