@@ -58,7 +58,8 @@ def test_kills_zombies_and_resets_change_nothing_that_readers_see(
 ) -> None:
     draw = random.Random(SEED)
     with Arena(
-        cluster, tmp_path, models, promise=promise, rate=RATE, name=name, is_proxied=True, processes=nursery.start, settings=SETTINGS,
+        cluster, tmp_path, models, promise=promise, rate=RATE, name=name, is_proxied=True, processes=nursery.start,
+        settings=SETTINGS,
     ) as arena:  # fmt: skip
         for inject in (kill_worker, reset_connections, freeze_worker, reset_connections):
             inject(arena, draw)
