@@ -262,6 +262,9 @@ class _NetClient:
         logs = self._fake._logs.get(topic)
         return set(range(len(logs))) if logs else None
 
+    def topic_id(self, topic: str) -> str | None:
+        return self._fake._ids.get(topic)
+
     def request_update(self) -> None:
         self.asked += 1
 

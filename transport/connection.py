@@ -91,6 +91,11 @@ class Connection:
         """Return the numbers of a topic's partitions as far as they are known, without asking."""
         return set(self._client.cluster.partitions_for_topic(topic) or ())
 
+    def topic_identity(self, topic: str) -> str | None:
+        """Return Kafka's own id of a topic as far as it is known, without asking; older brokers do not tell."""
+        identity = self._client.cluster.topic_id(topic)
+        return None if identity is None else str(identity)
+
     async def within(self, timeout_s: float, future: Any) -> Any:
         """Await one of the client's futures on its own thread; KafkaTimeoutError if it takes longer."""
         return await self._client.within(timeout_s, future)

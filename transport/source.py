@@ -69,6 +69,7 @@ class KafkaSource:
         self._consumer: Any = None
         self._closed = False
         self._progress = Progress()
+        self._identities: dict[Partition, str | None] = {}  # of the topics that partitions were assigned of
         self._first_partitions: dict[str, int] = {}
         self._max_records = settings.max_batch_records
         self._rebalances = RebalanceCounts()
@@ -83,11 +84,13 @@ class KafkaSource:
             raise ValueError("the source is closed: make a new one to go on reading")
         if not self._connected():
             return None
+        self._refuse_new_topics()
         self._connection.ask_if_silent(_SILENCE_S)
         timeout_s = self._settings.poll_timeout_s
         deadline = self._clock() + (timeout_s if within_s is None else min(timeout_s, within_s))
         try:
             batch = self._polled(deadline)
+            self._refuse_new_topics()
         except KafkaError as error:
             if is_passing(error):
                 logger.warning(
@@ -153,6 +156,30 @@ class KafkaSource:
                 self._start(_partition(partition) for partition in error.args[0])
                 if self._clock() >= deadline:
                     return None
+
+    def _refuse_new_topics(self) -> None:
+        """Stop where a topic was deleted and created anew under partitions that are held: offsets mean nothing there.
+
+        Where the new topic is as long as the old one was, reading on would skip its first records, and nobody else
+        would say so.
+        """
+        for partition in self._progress.owned:
+            identity = self._connection.topic_identity(partition.topic)
+            known = self._identities.get(partition)
+            if known is None:
+                self._identities[partition] = identity
+            elif identity is not None and identity != known:
+                offset = self.position(partition)
+                # What is done of the old topic must not be committed to the new one, not even while closing.
+                self._progress.forget([each for each in self._progress.owned if each.topic == partition.topic])
+                raise OffsetOutOfRange(
+                    f"topic {partition.topic!r} was deleted and created anew: offset {offset} of {partition} is one of "
+                    f"the old topic, and reading on from there would skip records of the new one. Stop every member "
+                    f"of group {self._settings.group_id!r}, set its offsets with kafka-consumer-groups.sh "
+                    f"--reset-offsets --to-earliest, and start them again",
+                    partition=partition,
+                    offset=offset or 0,
+                )
 
     def _opened(self, batch: Batch) -> None:
         self._progress.open(batch)
@@ -297,6 +324,7 @@ class KafkaSource:
 
     def _gained(self, partitions: Collection[Partition]) -> None:
         self._progress.gain(partitions)
+        self._identities |= {each: self._connection.topic_identity(each.topic) for each in partitions}
         if self.start_paused:
             # Before the poll that gains them goes on: it fetches nothing of them, nor gives what is left of a fetch.
             self._consumer.pause(*map(_topic_partition, partitions))
@@ -429,7 +457,9 @@ class KafkaSource:
             partition = next(iter(error.divergent_offsets))
             cut = error.divergent_offsets[partition]
             return self._out_of_range(
-                _partition(partition), 0 if cut is None else int(cut.offset), "an unclean leader election"
+                _partition(partition),
+                0 if cut is None else int(cut.offset),
+                "an unclean leader election or a new topic of that name",
             )
         return translated(error, f"read {', '.join(self._settings.topics)}")
 

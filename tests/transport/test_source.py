@@ -166,6 +166,29 @@ def test_a_log_that_was_cut_back_is_out_of_range(stage: FakeStage, cluster: Fake
     assert refusal.value.partition == T0
 
 
+def test_a_topic_created_anew_under_a_member_is_never_read_from_the_old_offset(
+    stage: FakeStage, cluster: FakeCluster
+) -> None:
+    topic = stage.topic()
+    source = stage.source(topic, group="g")
+    stage.settle(source, 1)
+    stage.write(topic, b"one", b"two")
+    batch = source.poll()
+    assert batch is not None
+    source.done(batch)
+    cluster.delete(topic)
+    cluster.create(topic)
+    stage.write(topic, *[b"new"] * 10)
+
+    with pytest.raises(OffsetOutOfRange, match="was deleted and created anew") as refusal:
+        source.poll()
+    source.close()
+
+    assert refusal.value.partition == T0
+    assert refusal.value.offset == 2
+    assert stage.commits("g", topic) == {}
+
+
 # -- commits --------------------------------------------------------------------------------------------------
 
 
