@@ -60,6 +60,9 @@ class Delivery(Protocol):
     def publish(self, messages: Sequence[OutgoingMessage]) -> None:
         """Return when every message is acknowledged; see `Publisher.publish` for what it raises."""
 
+    def hold(self, batch: Batch) -> None:
+        """Take note of a batch that is judged, and finished later."""
+
     def finish(self, finished: Sequence[Finished]) -> Sequence[Finished]:
         """Take batches for done, whose messages are acknowledged; return those that are valid by now."""
 
@@ -92,6 +95,9 @@ class AtLeastOnce:
     def publish(self, messages: Sequence[OutgoingMessage]) -> None:
         """See `Delivery.publish`."""
         self._publisher.publish(messages)
+
+    def hold(self, batch: Batch) -> None:
+        """See `Delivery.hold`: whatever becomes of its partitions, what it published is published."""
 
     def finish(self, finished: Sequence[Finished]) -> Sequence[Finished]:
         """See `Delivery.finish`: acknowledged is valid."""
@@ -127,7 +133,8 @@ class ExactlyOnce:
     publishes_late: bool = True
     _open: list[Finished] = field(default_factory=list)
     _valid: list[Finished] = field(default_factory=list)
-    _generations: dict[Partition, int] = field(default_factory=dict)
+    _generations: dict[Partition, int] = field(default_factory=dict)  # of the partitions of open batches
+    _held: dict[Partition, int] = field(default_factory=dict)  # of those of batches that are not finished yet
     _in_doubt: Mapping[Partition, int] | None = None
     _is_void: bool = False
 
@@ -147,15 +154,19 @@ class ExactlyOnce:
             self._is_void = True
             raise
 
+    def hold(self, batch: Batch) -> None:
+        """See `Delivery.hold`."""
+        generations = self.source.generations()
+        for partition in batch.partitions:
+            self._held.setdefault(partition, generations.get(partition, -1))
+
     def finish(self, finished: Sequence[Finished]) -> Sequence[Finished]:
         """See `Delivery.finish`: none is valid before the commit."""
-        generations = self.source.generations()
         for each in finished:
-            for partition in each.batch.partitions:
-                if partition in generations:
-                    self._generations.setdefault(partition, generations[partition])
             self.source.done(each.batch)
         self._open.extend(finished)
+        self._generations = self._held | self._generations
+        self._held = {}
         return ()
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
@@ -180,8 +191,9 @@ class ExactlyOnce:
             else:
                 self._is_void = True
             self._in_doubt = None
-        generations = self.source.generations()
-        if self._is_void or any(generations.get(partition) != own for partition, own in self._generations.items()):
+        owned = self.source.generations()
+        noted = [*self._generations.items(), *self._held.items()]
+        if self._is_void or any(owned.get(partition) != generation for partition, generation in noted):
             return self.go_back()
         valid, self._valid = self._valid, []
         return Settlement(valid=valid)
@@ -195,13 +207,12 @@ class ExactlyOnce:
         self.source.go_back_to_commit()
         valid, void = self._valid, self._open
         self._valid, self._open, self._is_void = [], [], False
-        self._generations.clear()
+        self._generations, self._held = {}, {}
         return Settlement(valid=valid, void=void, went_back=True)
 
     def _now_valid(self) -> None:
         self._valid.extend(self._open)
-        self._open = []
-        self._generations.clear()
+        self._open, self._generations = [], {}
 
     def _commit_before_release(self) -> None:
         """Commit in the middle of a poll, on a thread of the client: what is given up is read on by its new owner."""

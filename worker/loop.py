@@ -245,6 +245,7 @@ class Worker:
         """The batch may be committed; where it ends in a long run of dead letters, after the next good record."""
         must_hold = self._must_hold(self._poison)
         self._held.append(Finished(batch, outcomes, applied))
+        self._delivery.hold(batch)
         if not must_hold:
             self._finish_held()
         self._status.tick()
