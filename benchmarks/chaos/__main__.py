@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     if missing := why_not():
         sys.exit(missing)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # brokers and workers end with us
     rows: list[dict[str, Any]] = read_rows(chosen.json)
     with tempfile.TemporaryDirectory(prefix="offbeat-chaos-models-") as models:
         jobs = jobs_of(chosen, Path(models), rows)
