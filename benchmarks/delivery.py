@@ -54,7 +54,7 @@ def run(folder: Path, chosen: Any) -> dict[str, Any]:
     with KafkaBroker(heap_mb=1024) as broker:
         sent = fill(broker, TOPIC, months("2018-07"), chosen.partitions)
         for turn, name in itertools.product(range(chosen.rounds), DELIVERIES):
-            scores = {"score_topic": f"{TOPIC}.scores"} if chosen.scores else {}
+            scores: dict[str, Any] = {"score_topic": f"{TOPIC}.scores"} if chosen.scores else {}
             with WorkerProcess(
                 folder, bootstrap_servers=broker.bootstrap_servers, topic=TOPIC, models=folder / "models",
                 group_id=f"round-{turn}-{name}", delivery=name, commit_interval_s=DELIVERIES[name], **scores,

@@ -22,8 +22,8 @@ def commit_before_publishing() -> None:
     """Each batch is committed when it is polled: a crash before it is published loses it."""
     poll = KafkaSource.poll
 
-    def poll_and_commit(self: KafkaSource) -> Batch | None:
-        batch = poll(self)
+    def poll_and_commit(self: KafkaSource, *, within_s: float | None = None) -> Batch | None:
+        batch = poll(self, within_s=within_s)
         if batch is not None:
             self.commit(batch.next_offsets())
             time.sleep(_HESITATION_S)

@@ -47,7 +47,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def models(published: Path, tmp_path: Path) -> Path:  # type: ignore[override]
+def models(published: Path, tmp_path: Path) -> Path:
     """A copy of them."""
     return Path(shutil.copytree(published, tmp_path / "models"))
 
