@@ -194,11 +194,14 @@ class KafkaPublisher:
         )
 
     def _is_unknown(self, topic: str) -> bool:
-        """Whether the broker has told this producer about its topics, and this one is not among them."""
+        """Whether a broker that still answers has told this producer that there is no such topic.
+
+        That nothing is known of the topic is not enough: a slow cluster may have answered other questions only.
+        """
         return (
             self._producer is not None
             and self._connection.last_answer_age_s < self._settings.publish_timeout_s / 2
-            and not self._connection.partitions_of(topic)
+            and self._connection.is_unknown(topic)
         )
 
     def _drop(self) -> None:
