@@ -600,7 +600,6 @@ class FakeKafkaProducer:
             self.cluster.clock.advance(self.config["max_block_ms"] / 1000)
             if not self.cluster.away:
                 self._connection.note_answer()
-                self._connection.note_topic(topic, exists=False)
             raise kafka_errors.KafkaTimeoutError("Failed to update metadata")
         if partition is not None and partition >= len(self.cluster._logs[topic]):
             raise ValueError(f"Unrecognized partition {partition} for topic {topic}")

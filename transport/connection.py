@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kafka import TopicPartition
-from kafka import errors as kafka_errors
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.protocol.consumer.fetch import FetchRequest
-from kafka.protocol.metadata import MetadataResponse
 
 from transport.errors import ConfigurationRefused
 from transport.settings import KafkaSettings
@@ -37,7 +35,6 @@ class Connection:
         self._clock = clock
         self._notes_voids = notes_voids
         self._voids: dict[TopicPartition, tuple[int, int]] = {}
-        self._unknown: set[str] = set()
         self._last_answer_s = clock()
         self._last_question_s = clock()
         self._client: Any = None
@@ -69,21 +66,8 @@ class Connection:
         """
         return self._voids.get(partition, (0, 0))
 
-    def note_topic(self, topic: str, *, exists: bool) -> None:
-        """Take note of what a broker has said of a topic that it was asked about."""
-        (self._unknown.discard if exists else self._unknown.add)(topic)
-
-    def is_unknown(self, topic: str) -> bool:
-        """Whether a broker was asked about the topic, and the last answer was that there is none of that name."""
-        return topic in self._unknown
-
     def _note_exchange(self, request: Any, response: Any) -> None:
         self.note_answer(response)
-        if isinstance(response, MetadataResponse):
-            for each in response.topics:
-                if each.name is not None:
-                    exists = each.error_code != kafka_errors.UnknownTopicOrPartitionError.errno
-                    self.note_topic(each.name, exists=exists)
         if self._notes_voids and isinstance(request, FetchRequest):
             for partition, first, end in _voids(request, response):
                 self.note_void(partition, first, end)

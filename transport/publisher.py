@@ -194,14 +194,11 @@ class KafkaPublisher:
         )
 
     def _is_unknown(self, topic: str) -> bool:
-        """Whether a broker that still answers has told this producer that there is no such topic.
-
-        That nothing is known of the topic is not enough: a slow cluster may have answered other questions only.
-        """
+        """Whether the broker has told this producer about its topics, and this one is not among them."""
         return (
             self._producer is not None
             and self._connection.last_answer_age_s < self._settings.publish_timeout_s / 2
-            and self._connection.is_unknown(topic)
+            and not self._connection.partitions_of(topic)
         )
 
     def _drop(self) -> None:

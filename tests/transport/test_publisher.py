@@ -25,22 +25,6 @@ def test_every_in_sync_replica_acknowledges_and_repeats_are_recognised(stage: Fa
     assert told["delivery_timeout_ms"] >= told["request_timeout_ms"] + told["linger_ms"]
 
 
-def test_a_topic_about_which_nothing_was_answered_in_time_is_not_taken_for_one_that_does_not_exist(
-    stage: FakeStage, cluster: FakeCluster
-) -> None:
-    publisher, topic = stage.publisher(), stage.topic()
-    cluster.delete(topic)
-    cluster.fail("send", kafka_errors.KafkaTimeoutError("Failed to update metadata"))  # and other answers came
-
-    with pytest.raises(PublishFailed) as failure:
-        publisher.publish(_messages(topic, b"0"))
-    assert failure.value.retriable
-
-    with pytest.raises(PublishFailed, match="knows no such topic") as failure:
-        publisher.publish(_messages(topic, b"0"))
-    assert not failure.value.retriable
-
-
 def test_a_clock_ahead_of_the_brokers_is_named(stage: FakeStage, cluster: FakeCluster) -> None:
     publisher = stage.publisher()
     cluster.fail("ack", kafka_errors.InvalidTimestampError())
