@@ -18,6 +18,8 @@ from benchmarks.chaos.nursery import Nursery
 from benchmarks.chaos.runs import publish_models
 from worker.settings import WorkerSettings
 
+pytestmark = pytest.mark.timeout(900)  # on a busy machine; on a quiet one it is a minute or two
+
 SEED = 20_260_301
 RATE = 200.0
 SETTINGS: dict[str, object] = {"session_timeout_s": 3.0}
@@ -103,8 +105,12 @@ def test_a_worker_that_commits_before_it_publishes_is_caught(
 def test_a_worker_that_skips_a_batch_after_a_failed_publish_is_caught(
     cluster: Cluster, nursery: Nursery, models: Path, name: str, tmp_path: Path
 ) -> None:
-    with sabotaged("skip_a_failed_batch", cluster, nursery, models, name, tmp_path, publish_timeout_s=1.0) as arena:
-        for _ in range(2):  # one stall may find no batch in hand
+    # Its session outlasts the stalls: a worker that was put out would read its batch again from the last commit.
+    settings = {
+        "publish_timeout_s": 0.5, "commit_timeout_s": 1.0, "session_timeout_s": 30.0, "max_poll_interval_s": 60.0,
+    }  # fmt: skip
+    with sabotaged("skip_a_failed_batch", cluster, nursery, models, name, tmp_path, **settings) as arena:
+        for _ in range(3):  # one stall may find no batch in hand
             cluster.proxies[0].stall()
             time.sleep(5)  # until the failed attempt has let go of its connection, with all that it held
             cluster.proxies[0].resume()
