@@ -2,14 +2,14 @@
 #
 # Variables: PYTHON       the interpreter (3.11 or newer) that .venv is made with
 #            TORCH_INDEX  an index of torch's CPU-only wheels; without it torch comes from pip's own index, with CUDA on Linux
-#            ARGS         further arguments of the command behind demo, test, fuzz, bench and bench-quality
+#            ARGS         further arguments of the command behind demo, test, fuzz, bench, bench-quality and chaos
 #            BENCH        the benchmarks that bench runs; all unless given
 #            DATA         the folder in which bench-quality looks for tables, payments and images
 #            VENV         where the environment is made
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format check docs fuzz bench bench-quality clean distclean
+.PHONY: help demo test lint format check docs fuzz bench bench-quality chaos clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,6 +61,9 @@ bench: $(VENV)/.installed-dev ## Measure speed and quality, or only some of it: 
 
 bench-quality: $(VENV)/.installed-dev ## Rank offbeat beside its anchors, hours; goes on where it was stopped: make bench-quality ARGS="--jobs 2"
 	@$(BIN)/python -m benchmarks.quality --data "$(DATA)" --json benchmarks/results/quality/quality.json $(ARGS)
+
+chaos: $(VENV)/.installed-dev ## Inject faults into workers and brokers and check every record: make chaos ARGS="--seed 1 --times 20 --records 1000000"
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 clean: ## Remove caches and build products; .venv stays
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage ./*.egg-info

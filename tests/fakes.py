@@ -95,6 +95,7 @@ class FakeMembership:
 
     group_id: str
     member: FakeKafkaConsumer
+    generation_id: int = 1
 
 
 class FakeCluster:
@@ -197,10 +198,13 @@ class FakeCluster:
         """Let the next calls of a method raise these errors, in this order; None lets one through."""
         self._faults[method].extend(errors)
 
-    def evict(self, group: str) -> None:
-        """Put out all of a group's members; each learns it with its next commit or poll."""
+    def evict(self, group: str, *, told: bool = False) -> None:
+        """Put out all of a group's members; each learns it with its next commit or poll, or (`told`) at once.
+
+        A client that was told by a heartbeat has no generation any more, and still its partitions until the next poll.
+        """
         for member in self._groups[group].members:
-            member.evicted = True
+            member.evicted, member.told = True, told
 
     # -- what clients are made of -----------------------------------------------------------------------------
 
@@ -301,7 +305,7 @@ class FakeKafkaConsumer:
         self.config = configuration
         self.cluster = cluster
         self.topics: tuple[str, ...] = ()
-        self.evicted = False
+        self.evicted = self.told = False
         self.closed = False
         self.polls = 0
         self.net = _NetClient(cluster)
@@ -335,7 +339,7 @@ class FakeKafkaConsumer:
         if group is None:
             return
         if self.evicted:
-            self.evicted = False
+            self.evicted = self.told = False
             if self._positions:
                 self._call("on_partitions_lost", set(self._positions))
             self._positions.clear()
@@ -490,7 +494,7 @@ class FakeKafkaConsumer:
         self._group.commits.update(offsets)
 
     def group_metadata(self) -> FakeMembership:
-        return FakeMembership(self.config["group_id"], self)
+        return FakeMembership(self.config["group_id"], self, -1 if self.told else 1)
 
     def close(self, autocommit: bool = True, timeout_ms: int | None = None) -> None:
         if self.closed:
@@ -554,7 +558,9 @@ class FakeKafkaProducer:
     ) -> None:
         self._question("send_offsets", timeout_s)
         assert self._transaction is not None
-        if group.member.evicted or group.member not in self.cluster._groups[group.group_id].members:
+        gone = group.member.evicted or group.member not in self.cluster._groups[group.group_id].members
+        # As Kafka has it: who names no generation is not asked whether it is a member.
+        if group.generation_id >= 0 and gone:
             raise kafka_errors.CommitFailedError("metadata mismatch: UnknownMemberIdError")
         self._transaction.offsets.update(offsets)
         self._transaction.group = group.group_id

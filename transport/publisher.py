@@ -181,6 +181,14 @@ class KafkaPublisher:
                 retriable=False,
                 topic=topic,
             )
+        if isinstance(error, kafka_errors.InvalidTimestampError):
+            return PublishFailed(
+                f"could not {doing}: the broker does not take our timestamps ({error!r}), as this machine's clock is "
+                f"further from the broker's than message.timestamp.after.max.ms allows; set it right, and trying "
+                f"again helps",
+                retriable=True,
+                topic=topic,
+            )
         if is_passing(error) or isinstance(error, _BROKEN_STATE):
             return PublishFailed(
                 f"could not {doing} within {self._settings.publish_timeout_s:g} s: {error!r}; trying again can help",

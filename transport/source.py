@@ -339,7 +339,15 @@ class KafkaSource:
         if not owned:
             return
         if through is not None:
-            through.commit(self._with_metadata(owned), self._consumer.group_metadata())
+            group = self._consumer.group_metadata()
+            if group.generation_id < 0:
+                # Without a generation the broker takes the offsets of a transaction from anybody.
+                raise CommitRefused(
+                    f"the group {self._settings.group_id!r} has put this member out: its transaction must not commit "
+                    f"the offsets of {', '.join(map(str, sorted(owned)))}, which the new owner reads again",
+                    evicted=True,
+                )
+            through.commit(self._with_metadata(owned), group)
             self.committed(owned)
             return
         try:

@@ -193,9 +193,7 @@ class ExactlyOnce:
             else:
                 self._is_void = True
             self._in_doubt = None
-        owned = self.source.generations()
-        noted = [*self._generations.items(), *self._held.items()]
-        if self._is_void or any(owned.get(partition) != generation for partition, generation in noted):
+        if self._is_void or self._has_moved():
             return self.go_back()
         valid, self._valid = self._valid, []
         return Settlement(valid=valid)
@@ -212,13 +210,19 @@ class ExactlyOnce:
         self._generations, self._held = {}, {}
         return Settlement(valid=valid, void=void, went_back=True)
 
+    def _has_moved(self) -> bool:
+        """Whether a partition of a finished or held batch is not owned any more, or newly assigned since."""
+        owned = self.source.generations()
+        noted = [*self._generations.items(), *self._held.items()]
+        return any(owned.get(partition) != generation for partition, generation in noted)
+
     def _now_valid(self) -> None:
         self._valid.extend(self._open)
         self._open, self._generations = [], {}
 
     def _commit_before_release(self) -> None:
         """Commit in the middle of a poll, on a thread of the client: what is given up is read on by its new owner."""
-        if self._is_void or self._in_doubt is not None:
+        if self._is_void or self._in_doubt is not None or self._has_moved():
             return  # the offsets that are done are those of messages that may never be seen
         offsets = self.source.committable()
         try:

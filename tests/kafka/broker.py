@@ -95,6 +95,7 @@ class KafkaBroker:
         properties: dict[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
         scram: Mapping[str, str] | None = None,
+        ports: tuple[int, int] | None = None,
     ) -> None:
         """Prepare it; `start` starts it.
 
@@ -103,12 +104,14 @@ class KafkaBroker:
             properties: Settings of the server, beside those that every test needs.
             listeners: Security protocol of each listener beside the plain one, by its name in capitals.
             scram: Passwords by user, for the SCRAM mechanisms.
+            ports: Of clients and of the controller; free ones unless given.
         """
         self._jars = jars()
         self._heap_mb = heap_mb
         self._directory = Path(tempfile.mkdtemp(prefix="offbeat-kafka-"))
         names = list(listeners or {})
-        self._port, controller_port, *more = _free_ports(2 + len(names))
+        free_port, free_controller_port, *more = _free_ports(2 + len(names))
+        self._port, controller_port = ports or (free_port, free_controller_port)
         self._ports = dict(zip(names, more, strict=True))
         self._scram = scram or {}
         self._log = self._directory / "server.log"

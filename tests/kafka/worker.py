@@ -44,18 +44,24 @@ class WorkerProcess:
         models: Path,
         name: str = "worker",
         command: tuple[str, ...] = ("-m", "worker"),
+        variables: Mapping[str, str] | None = None,
+        processes: Callable[..., OwnProcess] = OwnProcess,
         **settings: Any,
     ) -> None:
-        """Start it. Settings become OFFBEAT_ variables; `kafka__...` reaches a nested one. `command` is Python's."""
+        """Start it. Settings become OFFBEAT_ variables; `kafka__...` reaches a nested one.
+
+        `command` is Python's and may run the worker in another way, `variables` are what that reads from its
+        environment beside the settings, and `processes` starts it.
+        """
         self.port = free_port()
         chosen = QUICK | settings
         chosen |= {"input_topics": topic, "models": models, "http__port": self.port}
         chosen |= {"kafka__bootstrap_servers": bootstrap_servers}
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OFFBEAT_")}
         environment |= {f"OFFBEAT_{key.upper()}": str(value) for key, value in chosen.items()}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment |= {"PYTHONPATH": str(ROOT), **(variables or {})}
         self.log = directory / f"{name}-{self.port}.log"
-        self.process = OwnProcess(name, [sys.executable, *command], self.log, environment=environment)
+        self.process = processes(name, [sys.executable, *command], self.log, environment=environment)
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of one of its pages; status 0 where nobody answers."""

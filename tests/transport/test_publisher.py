@@ -27,6 +27,14 @@ def test_every_in_sync_replica_acknowledges_and_repeats_are_recognised(stage: Fa
     assert told["delivery_timeout_ms"] >= told["request_timeout_ms"] + told["linger_ms"]
 
 
+def test_a_clock_ahead_of_the_brokers_is_named(stage: FakeStage, cluster: FakeCluster) -> None:
+    publisher = stage.publisher()
+    cluster.fail("ack", kafka_errors.InvalidTimestampError())
+
+    with pytest.raises(PublishFailed, match="this machine's clock is further from the broker's than"):
+        publisher.publish(_messages(stage.topic(), b"0"))
+
+
 @pytest.mark.parametrize("fault", ["send", "ack", "lost_ack"])
 @pytest.mark.parametrize(
     ("error", "retriable"),
@@ -35,6 +43,7 @@ def test_every_in_sync_replica_acknowledges_and_repeats_are_recognised(stage: Fa
         (kafka_errors.NotEnoughReplicasError(), True),
         (kafka_errors.OutOfOrderSequenceNumberError(), True),
         (kafka_errors.UnknownProducerIdError(), True),
+        (kafka_errors.InvalidTimestampError(), True),
         (kafka_errors.MessageSizeTooLargeError("too large"), False),
         (kafka_errors.InvalidRecordError(), False),
     ],

@@ -18,6 +18,7 @@ from transport import (
     ConfigurationRefused,
     Forbidden,
     OffsetOutOfRange,
+    OutgoingMessage,
     Partition,
     TransportError,
 )
@@ -267,6 +268,29 @@ def test_what_was_read_beside_a_topic_created_anew_comes_again(stage: FakeStage,
     stage.write(other, b"b")
 
     assert sorted(values(stage.batches(source, 2))) == [b"a", b"b"]  # type: ignore[type-var]
+
+
+def test_a_member_that_was_put_out_and_told_so_commits_nothing_in_a_transaction(
+    stage: FakeStage, cluster: FakeCluster
+) -> None:
+    """A zombie's heartbeat tells it before its next poll: its client then names no generation, which fences nobody."""
+    topic, out = stage.topic(), stage.topic()
+    source, transactions = stage.source(topic, group="g", commit_on_release=False), stage.transactions("t")
+    stage.settle(source, 1)
+    stage.write(topic, b"one")
+    batch = source.poll()
+    assert batch is not None
+    transactions.publish([OutgoingMessage(out, None, b"of one")])
+    source.done(batch)
+    cluster.evict("g", told=True)
+
+    with pytest.raises(CommitRefused, match="has put this member out") as refusal:
+        source.commit(source.committable(), through=transactions)
+    transactions.abort()
+
+    assert refusal.value.evicted
+    assert stage.commits("g", topic) == {}
+    assert cluster.messages(out) == []
 
 
 # -- commits --------------------------------------------------------------------------------------------------
