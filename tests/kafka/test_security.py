@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -266,14 +266,16 @@ def come_in(kafka: KafkaSettings, part: str, topic: str) -> None:
 
 
 def worker(
-    stream: Stream, secure: SecureBroker, listener: str, *, log_level: str = "info", **kafka: Any
-) -> WorkerProcess:
-    """A worker that comes in by a listener."""
+    stream: Stream, secure: SecureBroker, listener: str, *, log_level: str = "info",
+    settings: Mapping[str, Any] | None = None, **kafka: Any,
+) -> WorkerProcess:  # fmt: skip
+    """A worker that comes in by a listener; settings that are not of the connection apart."""
     told = {f"kafka__{name}": value for name, value in (secure.told(listener) | kafka).items()}
     servers = told.pop("kafka__bootstrap_servers")
     return WorkerProcess(
         stream.directory, bootstrap_servers=servers, topic=stream.name, models=stream.models,
-        group_id=f"g-{stream.name}", score_topic=f"{stream.name}.scores", log_level=log_level, **told,
+        group_id=f"g-{stream.name}", score_topic=f"{stream.name}.scores", log_level=log_level,
+        **told | dict(settings or {}),
     )  # fmt: skip
 
 
@@ -399,6 +401,24 @@ def test_a_worker_without_a_right_to_ends_with_1_and_commits_nothing(
     last = ending.log.read_text().splitlines()[-1]
     assert setting in last
     assert stream.committed() == 0
+
+
+def test_a_worker_without_a_right_to_its_transactional_id_ends_with_1_and_nothing_is_seen_of_it(
+    stream: Stream, secure: SecureBroker
+) -> None:
+    stream.publish(payments(50))
+    transactional_id = f"g-{stream.name}-member"
+    secure.forbid(USER, ResourceType.TRANSACTIONAL_ID, transactional_id, ACLOperation.WRITE)
+
+    member = {"delivery": "exactly_once", "group_instance_id": "member"}
+    with worker(stream, secure, "SIGNIN", settings=member, **password("SCRAM-SHA-512")) as ending:
+        assert ending.wait_for_exit(ENDS_S) == 1
+
+    last = ending.log.read_text().splitlines()[-1]
+    assert transactional_id in last
+    assert "setting=delivery " in last
+    assert stream.committed() == 0
+    assert stream.alerts() == []
 
 
 def test_a_right_that_is_taken_away_ends_a_running_worker_with_nothing_committed_past_what_is_published(
