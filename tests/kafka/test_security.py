@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -267,7 +267,7 @@ def come_in(kafka: KafkaSettings, part: str, topic: str) -> None:
 
 def worker(
     stream: Stream, secure: SecureBroker, listener: str, *, log_level: str = "info",
-    settings: Mapping[str, Any] | None = None, **kafka: Any,
+    settings: Any = None, **kafka: Any,
 ) -> WorkerProcess:  # fmt: skip
     """A worker that comes in by a listener; settings that are not of the connection apart."""
     told = {f"kafka__{name}": value for name, value in (secure.told(listener) | kafka).items()}
