@@ -99,14 +99,11 @@ def test_a_score_at_the_threshold_is_normal(tiny_detector: Detector) -> None:
 
 
 def test_a_score_that_is_not_finite_is_neither_normal_nor_an_anomaly(tiny_detector: Detector) -> None:
-    scorer = tiny_detector.scorer
+    scorer = Scorer.restore(tiny_detector.scorer.network, tiny_detector.scorer.state())
+    scorer.whitening = torch.full_like(scorer.whitening, math.nan)  # which no artifact may hold
     broken = Detector(
-        tiny_detector.stream, tiny_detector.encoder,
-        Scorer.restore(
-            scorer.network, scorer.state() | {"whitening": torch.full_like(scorer.whitening, math.nan)}
-        ),
-        tiny_detector.threshold, tiny_detector.normal_scores,
-    )  # fmt: skip
+        tiny_detector.stream, tiny_detector.encoder, scorer, tiny_detector.threshold, tiny_detector.normal_scores
+    )
 
     verdicts = broken.judge(decoded([message(1), message(2)]))[0]
 
