@@ -110,9 +110,13 @@ def test_a_worker_that_skips_a_batch_after_a_failed_publish_is_caught(
         "publish_timeout_s": 0.5, "commit_timeout_s": 1.0, "session_timeout_s": 30.0, "max_poll_interval_s": 60.0,
     }  # fmt: skip
     with sabotaged("skip_a_failed_batch", cluster, nursery, models, name, tmp_path, **settings) as arena:
+        (worker,) = arena.workers
         for _ in range(3):  # one stall may find no batch in hand
+            seen = worker.outcomes().total()
+            arena.wait_for(lambda seen=seen: worker.outcomes().total() > seen + 50, "records in work")  # type: ignore[misc]
             cluster.proxies[0].stall()
-            time.sleep(5)  # until the failed attempt has let go of its connection, with all that it held
+            time.sleep(3)  # until an attempt has failed
+            cluster.proxies[0].reset()  # with all that it held of the attempt
             cluster.proxies[0].resume()
             arena.recover()
         findings = arena.finish()
