@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -14,8 +15,13 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
 def pytest_configure() -> None:
-    """One thread is quickest for small networks, and two test processes do not fight over the cores."""
+    """One thread is quickest for small networks, and two test processes do not fight over the cores.
+
+    No example of hypothesis has a deadline: how long one takes is the machine's affair.
+    """
     torch.set_num_threads(1)
+    hypothesis.settings.register_profile("offbeat", deadline=None)
+    hypothesis.settings.load_profile("offbeat")
 
 
 @pytest.fixture(scope="session")

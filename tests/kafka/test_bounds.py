@@ -32,7 +32,7 @@ BOUNDS: dict[str, Any] = {
 ALLOWANCE_BYTES = 64 * MIB
 """What a batch of 2 MiB may take on top of an idle worker, with all that is made of it: 19 MiB were measured."""
 
-LARGE_ALLOWANCE_BYTES = 350 * MIB
+LARGE_ALLOWANCE_BYTES = 450 * MIB
 """The same of records of 20 MB, one at a time: each is there compressed and not, fetched, parsed, decoded and cut."""
 
 
