@@ -12,6 +12,7 @@ from transport import (
     BrokerUnavailable,
     CommitInDoubt,
     CommitRefused,
+    OutgoingMessage,
     Partition,
     PublishFailed,
     Source,
@@ -235,9 +236,12 @@ class Worker:
         if self._delivery.publishes_late:
             if not last:
                 return
-            messages = [message for each in self._held for message in each.outcomes.messages] + messages
+            messages = self._held_messages() + messages
         with self._stage("publish"):
             self._delivery.publish(messages)
+
+    def _held_messages(self) -> list[OutgoingMessage]:
+        return [message for each in self._held for message in each.outcomes.messages]
 
     def _must_hold(self, poison: PoisonCount) -> bool:
         """Whether the next batch ends in a long run of dead letters, which may be the beginning of a poison stream."""
@@ -326,7 +330,7 @@ class Worker:
         """Finish what can be finished, at the end; what cannot is read again by whoever takes over."""
         try:
             if self._held and self._delivery.publishes_late:
-                self._delivery.publish([message for each in self._held for message in each.outcomes.messages])
+                self._delivery.publish(self._held_messages())
             self._finish_held()
             self.commit_if_due(last=True)
         except (BrokerUnavailable, PublishFailed) as error:

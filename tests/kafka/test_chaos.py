@@ -16,16 +16,13 @@ from benchmarks.chaos.cluster import Cluster
 from benchmarks.chaos.faults import freeze_worker, kill_worker, reset_connections
 from benchmarks.chaos.nursery import Nursery
 from benchmarks.chaos.runs import publish_models
-from worker.settings import WorkerSettings
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine; on a quiet one it is a minute or two
 
 SEED = 20_260_301
 RATE = 200.0
 SETTINGS: dict[str, object] = {"session_timeout_s": 3.0}
-PROMISES: list[Promise] = ["at_least_once"]
-if "delivery" in WorkerSettings.model_fields:
-    PROMISES.append("exactly_once")
+PROMISES: list[Promise] = ["at_least_once", "exactly_once"]
 
 
 @pytest.fixture(scope="module")
