@@ -13,9 +13,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ from rich.table import Table
 
 from benchmarks.chaos.checker import Promise
 from benchmarks.chaos.faults import FAULTS
-from benchmarks.chaos.runs import FIGURES, Job, Result, publish_models, run
+from benchmarks.chaos.pool import run_all
+from benchmarks.chaos.runs import FIGURES, Job, Result, publish_models
 from tests.kafka.broker import why_not
 from worker.settings import WorkerSettings
 
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if jobs:
             _say("fitting the detector of the recording")
             publish_models(Path(models))
-        for done, result in enumerate(_results(jobs, chosen.jobs), 1):
+        for done, result in enumerate(run_all(jobs, chosen.jobs), 1):
             rows.append(result.figures())
             write_rows(chosen.json, rows)
             _say(f"{done}/{len(jobs)} {_in_words(result)}")
@@ -96,15 +95,6 @@ def jobs_of(chosen: argparse.Namespace, models: Path, rows: Sequence[dict[str, A
 
 def _promises() -> list[Promise]:
     return ["at_least_once", "exactly_once"] if "delivery" in WorkerSettings.model_fields else ["at_least_once"]
-
-
-def _results(jobs: Sequence[Job], side_by_side: int) -> Iterator[Result]:
-    if side_by_side == 1:
-        yield from map(run, jobs)
-        return
-    with ProcessPoolExecutor(side_by_side, mp_context=get_context("spawn")) as processes:
-        for done in as_completed([processes.submit(run, job) for job in jobs]):
-            yield done.result()
 
 
 def read_rows(file: Path | None) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from kafka.errors import KafkaError
+
 from benchmarks.chaos.checker import Findings, Promise, check
 from benchmarks.chaos.cluster import Cluster
 from benchmarks.chaos.observation import read_input, read_outputs
@@ -20,7 +22,7 @@ from benchmarks.chaos.recording import NAME
 from demo.processes import OwnProcess
 from detector import ModelDirectory
 from tests.kafka.worker import WorkerProcess
-from transport import create_topics
+from transport import TransportError, create_topics
 from worker.settings import WorkerSettings
 
 PARTITIONS = 4
@@ -75,9 +77,10 @@ class Arena:
         self, cluster: Cluster, directory: Path, models: Path, *, promise: Promise, rate: float, workers: int = 2,
         name: str = "chaos",
         module: str = "worker", variables: Mapping[str, str] | None = None, is_proxied: bool = False,
-        settings: Mapping[str, Any] | None = None, allowed_exits: frozenset[int] = frozenset(),
+        settings: Mapping[str, Any] | None = None, allowed_exits: frozenset[int] = frozenset(), is_static: bool = False,
         processes: Callable[..., OwnProcess] = OwnProcess,
     ) -> None:  # fmt: skip
+        """With `is_static` workers are static members of the group, and a replaced one comes back under its name."""
         self.cluster, self.models, self.allowed_exits = cluster, models, allowed_exits
         self.topic = self.group = name
         self.partitions = PARTITIONS
@@ -86,7 +89,7 @@ class Arena:
         self.overrides: dict[str, Any] = {}
         self.clock = directory / "clock"
         self._directory, self._promise, self._module, self._count = directory, promise, module, workers
-        self._processes = processes
+        self._processes, self._is_static = processes, is_static
         self._variables = {"CHAOS_CLOCK": str(self.clock), **(variables or {})}
         self._settings = SETTINGS | {"score_topic": f"{name}.scores", "group_id": name} | dict(settings or {})
         if "delivery" in WorkerSettings.model_fields:
@@ -156,13 +159,15 @@ class Arena:
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def start_worker(self) -> WorkerProcess:
-        """Start one more worker; returns before it is ready."""
+    def start_worker(self, name: str | None = None) -> WorkerProcess:
+        """Start one more worker, under a new name unless one is given; returns before it is ready."""
         self._started += 1
+        name = name or f"worker-{self._started}"
+        membership = {"group_instance_id": name} if self._is_static else {}
         worker = WorkerProcess(
             self._directory, bootstrap_servers=self._servers, topic=self.topic, models=self.models,
-            name=f"worker-{self._started}", command=("-m", self._module), variables=self._variables,
-            processes=self._processes, **self._settings | self.overrides,
+            name=name, command=("-m", self._module), variables=self._variables,
+            processes=self._processes, **self._settings | membership | self.overrides,
         )  # fmt: skip
         self.workers.append(worker)
         return worker
@@ -170,7 +175,7 @@ class Arena:
     def replace(self, worker: WorkerProcess) -> WorkerProcess:
         """Start another in the place of one that has ended."""
         self.workers.remove(worker)
-        return self.start_worker()
+        return self.start_worker(worker.process.name if self._is_static else None)
 
     def stop_worker(self, worker: WorkerProcess) -> None:
         """Ask a worker to end as an operator would, and look how it does."""
@@ -232,8 +237,8 @@ class Arena:
             self._wait_until(until_s, f"commit of {wanted}; it is {self.cluster.committed(self.group, self.topic)}")
 
     def is_recovered(self) -> bool:
-        """Whether every partition has one owner that is ready and at its end, or nearly."""
-        owners: dict[int, float] = {}
+        """Whether every partition has one owner that is ready, and is committed to its end, or nearly."""
+        owned: list[int] = []
         for worker in self.workers:
             try:
                 status = worker.status()
@@ -241,17 +246,25 @@ class Arena:
                 return False
             if not status["ready"]:
                 return False
-            for owned in status["assignment"]:
-                if owned["lag"] is None or owned["partition"] in owners:
-                    return False
-                owners[owned["partition"]] = owned["lag"]
-        return len(owners) == self.partitions and sum(owners.values()) <= 2 * self._rate + 10
+            owned += [each["partition"] for each in status["assignment"]]
+        try:
+            return sorted(owned) == list(range(self.partitions)) and self._are_committed(self._ends())
+        except (KafkaError, TransportError):  # the cluster is not whole yet
+            return False
 
     def is_committed(self) -> bool:
         """Whether something is committed of every partition, and that is its end, or nearly."""
-        ends, committed = self.cluster.ends(self.topic, self.partitions), self.cluster.committed(self.group, self.topic)
+        ends = self._ends()
+        return min(ends.values()) > 0 and self._are_committed(ends)
+
+    def _ends(self) -> dict[int, int]:
+        return self.cluster.ends(self.topic, self.partitions)
+
+    def _are_committed(self, ends: Mapping[int, int]) -> bool:
+        # As the broker has it: a worker that the broker is away from knows only what its lag was before.
+        committed = self.cluster.committed(self.group, self.topic)
         behind = [end - committed.get(partition, 0) for partition, end in ends.items()]
-        return min(ends.values()) > 0 and min(behind) >= 0 and sum(behind) <= 2 * self._rate + 10
+        return min(behind) >= 0 and sum(behind) <= 2 * self._rate + 10
 
     def _wait_until(self, until_s: float, what: str) -> None:
         self.producer.check()

@@ -123,7 +123,7 @@ def check(
         *_told("committed offsets", _uncommitted(committed, ends)),
     ]
     if duplicated and promise == "exactly_once":
-        violations += _told("duplicated", [f"{output} at {_shown(place)}" for place, output in _repeated(delivered)])
+        violations += _told("duplicated", _repeated(delivered))
     outcomes = _outcomes(wanted, first, committed, ends)
     if outcomes.total() != len(expected):
         violations.append(f"outcomes: {outcomes.total()} of {len(expected)} records have exactly one: {dict(outcomes)}")
@@ -169,9 +169,17 @@ def _first_deliveries(delivered: Iterable[Delivery]) -> tuple[dict[tuple[Place, 
     return first, repeats
 
 
-def _repeated(delivered: Iterable[Delivery]) -> list[tuple[Place, Output]]:
-    counts = Counter((delivery.place, delivery.output) for delivery in delivered)
-    return [which for which, count in counts.items() if count > 1]
+def _repeated(delivered: Iterable[Delivery]) -> list[str]:
+    """Messages that were delivered before, and how long before: a zombie's come late, those of two owners together."""
+    first_ms: dict[tuple[Place, Output], int] = {}
+    repeats = []
+    for delivery in delivered:
+        which = (delivery.place, delivery.output)
+        if which in first_ms:
+            late_s = (delivery.appended_ms - first_ms[which]) / 1000
+            repeats.append(f"{delivery.output} at {_shown(delivery.place)}, {late_s:.3f} s after the first")
+        first_ms.setdefault(which, delivery.appended_ms)
+    return repeats
 
 
 def _misplaced(wanted: Mapping[Place, Expected], delivered: Iterable[Delivery]) -> list[str]:

@@ -463,6 +463,38 @@ def test_a_member_put_out_while_it_joins_again_hears_that_its_partitions_are_los
     assert one.position(partition) == 2
 
 
+def test_a_member_that_was_put_out_comes_back_to_nothing_that_its_owner_has_not_given_up(stage: BrokerStage) -> None:
+    topic = stage.topic(4)
+    for number in range(4):
+        stage.write(topic, b"1", partition=number)
+    one = stage.source(topic, group="g", session_timeout_s=1.0, max_poll_interval_s=1.0)
+    stage.batches(one, 4)
+    two = stage.source(topic, group="g")
+    for batch in stage.batches(two, 4):  # the other one is put out, as it does not poll
+        two.done(batch)
+    coordinator, claims, shared = one._consumer._coordinator, [], []
+    protocols = coordinator.group_protocols
+
+    def note_what_is_claimed() -> Any:
+        asked = protocols()
+        if coordinator._generation.generation_id < 0:
+            claims.extend(asked[0][1].owned_partitions)
+        return asked
+
+    def look_who_owns_what_is_given_up() -> None:
+        time.sleep(0.5)
+        shared.append(one.assignment() & two.assignment())
+
+    coordinator.group_protocols, two.before_release = note_what_is_claimed, look_who_owns_what_is_given_up
+    for _ in range(stage.patience):
+        stage.poll_all([one, two])
+        if len(one.assignment()) == 2 and len(two.assignment()) == 2:
+            break
+
+    assert claims == []
+    assert shared == [frozenset()]
+
+
 def test_partitions_lost_in_the_midst_of_a_fetch_give_nothing_of_it_until_they_are_resumed(stage: BrokerStage) -> None:
     topic = stage.topic(2)
     stage.write(topic, *(b"%d" % number for number in range(6)), partition=0)
