@@ -406,6 +406,7 @@ class KafkaSource:
         self._take(partitions)
         if partitions:
             self._rebalances = replace(self._rebalances, assigned=self._rebalances.assigned + 1)
+            self._tell("the group gave this member partitions", partitions)
 
     async def _release(self, partitions: Collection[Partition]) -> None:
         offsets = {
@@ -418,6 +419,7 @@ class KafkaSource:
         self._progress.forget(partitions)
         if partitions:
             self._rebalances = replace(self._rebalances, revoked=self._rebalances.revoked + 1)
+            self._tell("partitions are given up in good order", partitions)
 
     async def _commit_before_release(self, offsets: Mapping[Partition, int]) -> None:
         commits = self._with_metadata(offsets)
@@ -445,6 +447,9 @@ class KafkaSource:
                 sorted(map(str, partitions)),
                 self._settings.group_id,
             )
+
+    def _tell(self, what: str, partitions: Collection[Partition]) -> None:
+        logger.info("%s. partitions=%s group=%s", what, sorted(map(str, partitions)), self._settings.group_id)
 
     # -- looking ----------------------------------------------------------------------------------------------
 
