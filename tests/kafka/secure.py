@@ -32,9 +32,12 @@ LISTENERS = {
     "RENAMED": "SSL",
     "SIGNIN": "SASL_SSL",
     "BARE": "SASL_PLAINTEXT",
+    "BRIEF": "SASL_SSL",
 }
 """What each shows: a certificate; one, and asks for one; an expired one; one of another name; one, and asks to sign in;
-none, and asks to sign in."""
+none, and asks to sign in; one, and asks to sign in again every `SESSION_S`."""
+
+SESSION_S = 1.5
 
 _MODULES = "org.apache.kafka.common.security"
 
@@ -59,6 +62,7 @@ class SecureBroker:
             "expired": self.authority.server("expired", expired=True),
             "renamed": self.authority.server("renamed", "elsewhere.example"),
             "signin": self.authority.server("signin"),
+            "brief": self.authority.server("brief"),
         }
         properties = {
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -80,10 +84,12 @@ class SecureBroker:
             "scram-sha-512": f"{_MODULES}.scram.ScramLoginModule required;",
             "oauthbearer": f'{_MODULES}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="b";',
         }
-        for name in ("signin", "bare"):
-            offered = list(jaas) if name == "signin" else ["plain", "scram-sha-512"]
+        for name in ("signin", "bare", "brief"):
+            offered = ["plain", "scram-sha-512"] if name == "bare" else list(jaas)
             properties[f"listener.name.{name}.sasl.enabled.mechanisms"] = ",".join(map(str.upper, offered))
             properties |= {f"listener.name.{name}.{each}.sasl.jaas.config": jaas[each] for each in offered}
+        for each in jaas:
+            properties[f"listener.name.brief.{each}.connections.max.reauth.ms"] = f"{SESSION_S * 1000:.0f}"
         return properties
 
     def settings(self, listener: str, **settings: Any) -> KafkaSettings:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
 from urllib.parse import quote
 
+import psutil
 import pytest
 from kafka.admin import ACLOperation, ResourceType
 
 from tests.kafka.broker import KafkaBroker, why_not
-from tests.kafka.secure import PASSWORD, USER, SecureBroker, token
+from tests.kafka.secure import PASSWORD, SESSION_S, USER, SecureBroker, token
 from tests.kafka.streams import Stream, payments
 from tests.kafka.worker import WorkerProcess
 from tests.planted import found_in, planted_payments
@@ -373,6 +375,61 @@ def test_a_password_that_is_replaced_on_disk_is_used_at_the_next_connection(
         assert running.stop() == 0
 
     assert {alert["alert_id"] for alert in stream.alerts()} == stream.odd()
+
+
+@pytest.mark.parametrize(
+    ("delivery", "way"),
+    [
+        ("at_least_once", lambda files: password("SCRAM-SHA-512")),
+        ("exactly_once", lambda files: bearer(files["token"])),
+    ],
+    ids=["a password", "a token"],
+)
+def test_a_session_that_ends_is_signed_in_again_on_the_same_connection_with(
+    delivery: str, way: Callable[[Files], dict[str, str]], stream: Stream, secure: SecureBroker, files: Files
+) -> None:
+    stream.publish(payments(50))
+
+    with worker(stream, secure, "BRIEF", settings={"delivery": delivery}, **way(files)) as running:
+        running.wait_until_accounted(50)
+        before = ports(running)
+        for start in range(50, 250, 50):
+            time.sleep(SESSION_S)
+            stream.publish(payments(50, start=start))
+        running.wait_until_accounted(250)
+        assert before & ports(running)
+        assert running.stop() == 0
+
+    assert {alert["alert_id"] for alert in stream.alerts()} == stream.odd()
+    assert len(stream.alerts()) == len(stream.odd())
+
+
+def test_a_password_that_is_replaced_while_sessions_end_is_used_without_a_restart_of_anybody(
+    stream: Stream, secure: SecureBroker, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("the first one\n")
+    secure.change_password("the first one", "brief")
+    stream.publish(payments(50))
+    who = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "brief", "sasl_password_file": str(file)}
+
+    with worker(stream, secure, "BRIEF", **who) as running:
+        running.wait_until_accounted(50)
+        before = ports(running)
+        file.write_text("the second one\n")
+        secure.change_password("the second one", "brief")
+        running.wait_until(lambda running: not before & ports(running), "connection that signed in anew")
+        stream.publish(payments(50, start=50))
+        running.wait_until_accounted(100)
+        assert running.stop() == 0
+
+    assert {alert["alert_id"] for alert in stream.alerts()} == stream.odd()
+
+
+def ports(running: WorkerProcess) -> set[int]:
+    """Our ends of the worker's connections to the broker."""
+    connections = psutil.Process(running.process.pid).net_connections("tcp")
+    return {each.laddr.port for each in connections if each.status == "ESTABLISHED" and each.laddr.port != running.port}
 
 
 # -- rights ---------------------------------------------------------------------------------------------------------
