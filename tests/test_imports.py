@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +82,11 @@ def test_the_rooms_of_this_test_are_the_packages_of_the_project() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
 
     assert packages == set(ARROWS) - {"offbeat"}
+
+
+def test_every_folder_of_modules_in_a_room_is_installed() -> None:
+    rooms = set(ARROWS) - {"offbeat"}
+    folders = {path.parent.relative_to(ROOT) for room in rooms for path in (ROOT / room).rglob("*.py")}
+    installed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+
+    assert sorted(installed) == sorted(".".join(folder.parts) for folder in folders)
