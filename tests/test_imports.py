@@ -78,6 +78,18 @@ def test_the_detector_reads_no_environment_and_asks_no_clock() -> None:
     assert wrong == []
 
 
+def test_what_the_trainer_computes_knows_nothing_of_its_command_line() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules_of("trainer")
+        if path.parent.name != "commands"
+        for name in imported(path)
+        if name in {"typer", "rich"} or name.startswith("trainer.commands")
+    ]
+
+    assert wrong == []
+
+
 def test_the_rooms_of_this_test_are_the_packages_of_the_project() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
 

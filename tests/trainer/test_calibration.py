@@ -106,11 +106,11 @@ def test_a_definition_that_needs_training_is_refused_by_the_name_of_what_differs
 
 
 def test_another_promise_leaves_whether_the_threshold_follows(trained: Path, fresh: Path) -> None:
-    from trainer.commands import _with_threshold
+    from trainer.commands.thresholds import with_threshold
 
     detector = the_detector(trained)
     setting = detector.stream.threshold.model_copy(update={"mode": "online", "window": 7_000})
-    stream = _with_threshold(detector.stream.model_copy(update={"threshold": setting}), None, None, 50.0)
+    stream = with_threshold(detector.stream.model_copy(update={"threshold": setting}), None, None, 50.0)
 
     assert (stream.threshold.mode, stream.threshold.window, stream.threshold.one_in) == ("online", 7_000, 50)
 
