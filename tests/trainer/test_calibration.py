@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,21 @@ def test_the_command_publishes_a_version_that_scores_as_before(trained: Path, fr
     assert after.threshold.rate == pytest.approx(0.2, rel=0.05)
     assert after.threshold.n == after.facts["calibrated"]["normal"] == after.normal_scores.n != before.normal_scores.n
     assert "set on" in result.output
+
+
+def test_the_command_says_which_rows_were_left_out_and_why(trained: Path, fresh: Path, tmp_path: Path) -> None:
+    models = shutil.copytree(trained, tmp_path / "models")
+    lines = fresh.read_text().splitlines()
+    fresh.write_text("\n".join(["oops", *lines, "oops", '{"id": "x"}']) + "\n")
+    words = ["calibrate", fresh, "--models", models, "--one-in", "5"]
+
+    result = CliRunner().invoke(offbeat.app, list(map(str, words)))
+
+    assert result.exit_code == 0, result.output
+    assert re.search(r"left out\s+3 ", result.stdout)
+    assert re.search(r"^\s+not_json\s+2\s*$", result.stdout, re.MULTILINE)
+    assert re.search(r"^\s+missing_field\s+1\s*$", result.stdout, re.MULTILINE)
+    assert "fresh.jsonl:1: rejected: the value is not JSON" in result.stderr
 
 
 RULE = '\n[[suppress]]\nname = "small"\nrule = "floor"\nfield = "amount"\nat_least = 5\n'

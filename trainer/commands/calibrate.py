@@ -9,7 +9,7 @@ import typer
 
 from trainer.commands.failures import failures_told
 from trainer.commands.options import Earlier, Models, Name, OneVersion, SignWith
-from trainer.commands.output import add_row, new_table, note_all, say_published, stderr, stdout
+from trainer.commands.output import add_row, new_table, note_all, note_rejects, say_published, stderr, stdout
 from trainer.commands.topic_options import TopicOptions
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def calibrate(
                 cost=Cost(*costs) if costs else None, best_f1=best_f1, progress=tell,
             )  # fmt: skip
         note_all(read.remarks())
+        note_rejects(done.read)
     else:
         topic.check_unused()
         is_promise_kept = wanted.threshold.promise == judge.stream.threshold.promise
@@ -113,6 +114,8 @@ def _print_calibration(done: Calibration, *, on_records: bool) -> None:
         add_row(table, "expected false alarms", f"{threshold.expected_per_day:,.1f} a day", "")
     told = f"{done.anomalous:,} labelled anomalous" if on_records else "of the version's own calibration"
     add_row(table, "set on", f"{done.normal:,} normal records", told)
-    if done.rejects:
-        add_row(table, "left out", f"{done.rejects:,}", "no records of the stream, or without a score")
+    if left_out := done.read.reasons:
+        add_row(table, "left out", f"{left_out.total():,}", "no records of the stream, or without a score")
+        for reason, count in left_out.most_common():
+            add_row(table, f"  {reason}", f"{count:,}", "")
     stdout().print(table)

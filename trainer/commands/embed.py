@@ -9,7 +9,7 @@ import typer
 
 from trainer.commands.failures import failures_told
 from trainer.commands.options import Data, Earlier
-from trainer.commands.output import note_rejects, note_unwritten, say, stderr
+from trainer.commands.output import counted, note_rejects, note_unwritten, say, stderr
 
 
 @failures_told()
@@ -39,7 +39,4 @@ def embed(
         summary = embed_files(detector, files, output, tell, earlier=earlier_files(history))
     note_rejects(summary)
     note_unwritten(sorted(hidden_fields(detector.stream)))
-    say(
-        f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records: codes of "
-        f"{detector.scorer.network.code_width} numbers in {output}"
-    )
+    say(f"{counted(summary)}: codes of {detector.scorer.network.code_width} numbers in {output}")

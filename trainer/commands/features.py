@@ -9,7 +9,7 @@ import typer
 
 from trainer.commands.failures import failures_told
 from trainer.commands.options import Earlier, GivenData, Inputs, Models, Name, OneVersion, Output
-from trainer.commands.output import note_all, note_rejects, note_unwritten, say, stderr
+from trainer.commands.output import counted, note_all, note_rejects, note_unwritten, say, stderr
 from trainer.commands.topic_options import TopicOptions, topic_of
 
 
@@ -57,4 +57,4 @@ def features(
     note_all(read.remarks())
     note_rejects(summary)
     note_unwritten([*sorted(hidden_fields(definition)), *hidden_features(definition)])
-    say(f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records: features in {output}")
+    say(f"{counted(summary)}: features in {output}")

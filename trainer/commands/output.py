@@ -50,6 +50,13 @@ def note_unwritten(fields: Iterable[str]) -> None:
         note(f"{names}: sensitive, and so not written; the rows are in the order of the input")
 
 
+def counted(summary: RowSummary) -> str:
+    """How many rows there were, and how many of them are no records, for which reasons."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary.reasons.most_common())
+    told = f" ({reasons})" if reasons else ""
+    return f"{summary.rows:,} rows, {summary.reasons.total():,} of them no records{told}"
+
+
 def say_published(directory: ModelDirectory, version: str) -> None:
     """Where a new version is, and whether it is in production."""
     current = directory.current()
