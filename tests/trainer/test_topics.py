@@ -167,9 +167,16 @@ def test_a_topic_that_does_not_exist_is_said_in_bounded_time() -> None:
     began_s = cluster.clock()
 
     with pytest.raises(TrainerError, match=r"there is no payments\[0\]"):
-        range_of(cluster)
+        topic_range(KAFKA, "payments", timeout_s=60.0, client=client(cluster))
 
     assert cluster.clock() - began_s <= 10
+
+
+def test_a_topic_that_is_known_and_whose_leader_does_not_answer_is_waited_for_longer() -> None:
+    cluster = cluster_of(messages(3))
+    cluster.fail("end_offsets", kafka_errors.KafkaTimeoutError())
+
+    assert offsets(range_of(cluster)) == {0: (0, 3)}
 
 
 def test_a_broker_that_is_away_is_said_in_bounded_time() -> None:
