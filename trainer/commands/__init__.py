@@ -1,6 +1,6 @@
 """The trainer's commands: which there are, and how they are mounted.
 
-One module a command, `models` with its subcommands being one. Beside them, first what all of them share:
+One module a command, `models` with its subcommands being one. Beside them is what several of them share:
 
     options         arguments and options that several commands have
     topic_options   those of commands that read topics
@@ -15,7 +15,7 @@ One module a command, `models` with its subcommands being one. Beside them, firs
     record_tables                       the larger part of `explain`
 
 Importing this package loads neither torch nor pyarrow, so that `offbeat --help` is quick: a command imports what it
-needs when it runs, and modules that need much are imported in no other place.
+needs when it runs. Modules beside the commands that need much, such as `inputs`, are imported there and nowhere else.
 """
 
 from __future__ import annotations
