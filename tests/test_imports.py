@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,7 +78,27 @@ def test_the_detector_reads_no_environment_and_asks_no_clock() -> None:
     assert wrong == []
 
 
+def test_what_the_trainer_computes_knows_nothing_of_its_command_line() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules_of("trainer")
+        if path.parent.name != "commands"
+        for name in imported(path)
+        if name in {"typer", "rich"} or name.startswith("trainer.commands")
+    ]
+
+    assert wrong == []
+
+
 def test_the_rooms_of_this_test_are_the_packages_of_the_project() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
 
     assert packages == set(ARROWS) - {"offbeat"}
+
+
+def test_every_folder_of_modules_in_a_room_is_installed() -> None:
+    rooms = set(ARROWS) - {"offbeat"}
+    folders = {path.parent.relative_to(ROOT) for room in rooms for path in (ROOT / room).rglob("*.py")}
+    installed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+
+    assert sorted(installed) == sorted(".".join(folder.parts) for folder in folders)

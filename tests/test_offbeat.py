@@ -54,6 +54,12 @@ def test_help_and_import_do_not_wait_for_torch() -> None:
     assert loaded == "False"
 
 
+def test_the_trainers_commands_load_what_they_need_only_when_they_run() -> None:
+    loaded = python("import sys, trainer.commands; print(sorted({'torch', 'pyarrow', 'scipy'} & set(sys.modules)))")
+
+    assert loaded == "[]"
+
+
 def test_the_public_names_are_those_of_the_rooms() -> None:
     from detector import Detector
     from trainer.estimator import OffbeatDetector, fit

@@ -31,6 +31,8 @@ from detector.stream import ThresholdSetting
 from trainer.datasets import Chunk, Source
 from trainer.fitting import span_s
 from trainer.replay import read_with_history
+from trainer.scoring import NON_FINITE_SCORE, RowSummary
+from trainer.writing import reasons_of
 
 _MICROSECONDS_A_DAY = 86_400_000_000
 
@@ -57,7 +59,7 @@ class Calibration:
         before: The threshold that it had.
         normal: Normal records whose scores the threshold was set on.
         anomalous: Records labelled anomalous.
-        rejects: Rows that are no records of the stream.
+        read: What became of the rows that were read.
         remarks: What a person should know, one line each.
     """
 
@@ -65,7 +67,7 @@ class Calibration:
     before: Threshold
     normal: int
     anomalous: int
-    rejects: int
+    read: RowSummary = field(default_factory=RowSummary)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -98,7 +100,8 @@ def calibrate_on(
     """
     stream = stream or detector.stream
     sample = _Sample()
-    scores, odd, times, rejects = _scored(detector, files, earlier, sample, progress)
+    read = RowSummary()
+    scores, odd, times = _scored(detector, files, earlier, sample, read, progress)
     normal_scores = scores[~odd]
     if len(normal_scores) == 0:
         raise TrainingDataError(
@@ -126,7 +129,7 @@ def calibrate_on(
         detector.encoder.encode(sample.records(), notes)
     reference = DriftReference.fit(detector.encoder, notes, normal_scores, span_s(times[~odd]))
     again = _recalibrated(detector, stream, threshold, normal, reference, now, told)
-    return Calibration(again, detector.threshold, len(normal_scores), int(odd.sum()), rejects, remarks)
+    return Calibration(again, detector.threshold, len(normal_scores), int(odd.sum()), read, remarks)
 
 
 def with_rules_of(given: StreamDefinition, trained: StreamDefinition) -> StreamDefinition:
@@ -154,7 +157,7 @@ def with_stream(detector: Detector, stream: StreamDefinition) -> Calibration:
     told = {"on": "nothing", "scores_of": None, "normal": detector.normal_scores.n, "anomalous": 0}
     threshold, normal = detector.threshold, detector.normal_scores
     again = _recalibrated(detector, stream, threshold, normal, detector.reference, _now(), told)
-    return Calibration(again, threshold, normal.n, 0, 0)
+    return Calibration(again, threshold, normal.n, 0)
 
 
 def calibrate_on_kept(detector: Detector, stream: StreamDefinition) -> Calibration:
@@ -189,7 +192,7 @@ def calibrate_on_kept(detector: Detector, stream: StreamDefinition) -> Calibrati
         remarks.append(f"threshold: {threshold.warning}")
     told = {"on": "kept scores", "scores_of": since, "normal": normal.n, "anomalous": 0}
     again = _recalibrated(detector, stream, threshold, normal, detector.reference, _now(), told)
-    return Calibration(again, detector.threshold, normal.n, 0, 0, remarks)
+    return Calibration(again, detector.threshold, normal.n, 0, remarks=remarks)
 
 
 def _recalibrated(
@@ -239,14 +242,14 @@ class _Sample:
 
 
 def _scored(
-    detector: Detector, files: Sequence[Source], earlier: Sequence[Path], sample: _Sample,
+    detector: Detector, files: Sequence[Source], earlier: Sequence[Path], sample: _Sample, read: RowSummary,
     progress: Callable[[Chunk], None] | None,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.datetime64], int]:  # fmt: skip
-    """Scores (n,) of all records, which are labelled anomalous (n,), event times (n,), NaT for none, and rows rejected.
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.datetime64]]:  # fmt: skip
+    """Scores (n,) of all records, which are labelled anomalous (n,), and event times (n,), NaT for none.
 
-    Normal records with a score are added to `sample`, but no images.
+    Normal records with a score are added to `sample`, but no images; all rows are counted in `read`.
     """
-    scores, odd, times, rejects = [np.empty(0)], [np.empty(0, np.bool_)], [np.empty(0, "datetime64[us]")], 0
+    scores, odd, times = [np.empty(0)], [np.empty(0, np.bool_)], [np.empty(0, "datetime64[us]")]
     for chunk in read_with_history(files, detector.stream, detector.history, earlier=earlier, progress=progress):
         records = chunk.records
         found = detector.judge(records, explanations=False)[0].scores
@@ -258,10 +261,12 @@ def _scored(
             sample.add(records.take(finite & ~labels))
         if records.event_times is not None:
             times.append(records.event_times[finite])
-        rejects += len(chunk) - int(finite.sum())
+        reasons = reasons_of(chunk)
+        reasons[records.rows[~finite]] = NON_FINITE_SCORE
+        read.add(chunk, reasons)
     together = np.concatenate(times)
     every = np.concatenate(scores)
-    return every, np.concatenate(odd), together if len(together) else np.full(len(every), np.datetime64("NaT")), rejects
+    return every, np.concatenate(odd), together if len(together) else np.full(len(every), np.datetime64("NaT"))
 
 
 def _records_per_day(times: NDArray[np.datetime64]) -> float | None:

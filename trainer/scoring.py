@@ -15,10 +15,10 @@ from detector import AlertState, Detector, RejectReason
 from trainer.datasets import Chunk, RejectExample, Source
 from trainer.replay import read_with_history
 from trainer.topics import PartitionRange
-from trainer.writing import origin_columns, origin_fields, over_rows, reasons_of, writing
+from trainer.writing import PLACE, origin_columns, origin_fields, over_rows, place_columns, reasons_of, writing
 
 RESULT_COLUMNS = ("score", "score_ratio", "verdict", "reason")
-MESSAGE_COLUMNS = ("partition", "offset", "score", "threshold", "score_ratio", "verdict", "reason")
+MESSAGE_COLUMNS = (*(field.name for field in PLACE), "score", "threshold", "score_ratio", "verdict", "reason")
 
 NON_FINITE_SCORE = "non_finite_score"
 """Reason of a record whose score is not a number: neither normal nor an alert."""
@@ -125,9 +125,8 @@ def score_partitions(
     """
     origin = origin_fields(detector.stream, (), MESSAGE_COLUMNS)
     number, text = pa.float64(), pa.string()
-    kinds = dict(zip(MESSAGE_COLUMNS, (pa.int32(), pa.int64(), number, number, number, text, text), strict=True))
-    place = [pa.field(name, kinds.pop(name)) for name in MESSAGE_COLUMNS[:2]]
-    schema = pa.schema([*place, *origin.values(), *(pa.field(name, kind) for name, kind in kinds.items())])
+    kinds = zip(MESSAGE_COLUMNS[len(PLACE) :], (number, number, number, text, text), strict=True)
+    schema = pa.schema([*PLACE, *origin.values(), *(pa.field(name, kind) for name, kind in kinds)])
     summary = RowSummary()
     with writing(output, schema, ()) as write:
         for each in ranges:
@@ -135,8 +134,8 @@ def score_partitions(
             state = detector.alerting.begin() if part.remembered is None else part.remembered.alerts
             for chunk in read_with_history([part], detector.stream, detector.history, progress=progress):
                 result, state = _judge_messages(detector, chunk, state, summary)
-                where = [pa.array(np.full(len(chunk), part.partition.number, np.int32)), pa.array(chunk.lines)]
-                write(pa.table([*where, *origin_columns(detector.stream, chunk, origin), *result], schema=schema))
+                columns = [*place_columns(chunk), *origin_columns(detector.stream, chunk, origin), *result]
+                write(pa.table(columns, schema=schema))
     return summary
 
 

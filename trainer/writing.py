@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from detector import StreamDefinition
 from trainer.datasets import FORMATS, Chunk, format_of
 from trainer.errors import DataFileError, OutputError
+from trainer.topics import PartitionRange
 
 Write = Callable[[pa.Table], Any]
 
@@ -80,6 +81,21 @@ def origin_columns(stream: StreamDefinition, chunk: Chunk, fields: dict[str, pa.
             texts = over_rows(chunk, chunk.records.ids if path == stream.id else chunk.records.keys, None)
             columns.append(pa.array(texts, pa.string()).cast(field.type))
     return columns
+
+
+PLACE = (pa.field("partition", pa.int32()), pa.field("offset", pa.int64()))
+"""Columns that say which message of a topic a row is."""
+
+
+def place_columns(chunk: Chunk) -> list[pa.Array]:
+    """The columns of `PLACE` for every row of a chunk of a topic.
+
+    Raises:
+        TypeError: It is no chunk of a topic.
+    """
+    if not isinstance(chunk.origin, PartitionRange):
+        raise TypeError(f"{chunk.origin} is no range of a topic")
+    return [pa.array(np.full(len(chunk), chunk.origin.partition.number, np.int32)), pa.array(chunk.lines)]
 
 
 def over_rows(chunk: Chunk, values: NDArray[Any] | None, absent: object) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 # Look at how far the reading is at least this often, and let a broker that has nothing to give say so.
 _SLICE_S = 0.1
+
+# A broker that answers for so long and names no partition of a topic has none: a new topic is known within a second.
+_UNKNOWN_AFTER_S = 5.0
 
 # At least so long for asking where a log begins, however short the poll: else short polls would never learn it.
 _LOOK_UP_S = 1.0
@@ -260,6 +264,8 @@ def partitions_of(
 ) -> list[Partition]:
     """Return a topic's partitions as they are now, in order, in at most `timeout_s`.
 
+    That a topic does not exist is said after five seconds in which the broker answered.
+
     Raises:
         BrokerUnavailable: No answer in time, or the topic does not exist.
         Forbidden: Our user may not read the topic.
@@ -269,8 +275,17 @@ def partitions_of(
         kafka, f"look up the partitions of topic {topic!r}", first, timeout_s, "read_committed", clock, connect
     ) as question:
         # Asking for the end of one partition lets the client learn of all of them, in bounded time.
-        question(lambda consumer, timeout_ms: consumer.end_offsets(first, timeout_ms=timeout_ms))
-        return [Partition(topic, number) for number in sorted(question.connection.partitions_of(topic))]
+        def ask(consumer: Any, timeout_ms: int) -> None:
+            consumer.end_offsets(first, timeout_ms=timeout_ms)
+
+        connection = question.connection
+        try:
+            question(ask, _UNKNOWN_AFTER_S)
+        except kafka_errors.KafkaTimeoutError:
+            if not connection.partitions_of(topic) and connection.last_answer_age_s < _UNKNOWN_AFTER_S:
+                raise
+            question(ask)
+        return [Partition(topic, number) for number in sorted(connection.partitions_of(topic))]
 
 
 def offset_at(
@@ -330,8 +345,8 @@ class _Question:
         self._consumer = consumer
         self._left_s = left_s
 
-    def __call__(self, ask: Callable[[Any, int], Any]) -> Any:
-        return ask(self._consumer, milliseconds(max(0.0, self._left_s())))
+    def __call__(self, ask: Callable[[Any, int], Any], most_s: float = math.inf) -> Any:
+        return ask(self._consumer, milliseconds(min(max(0.0, self._left_s()), most_s)))
 
 
 @contextmanager

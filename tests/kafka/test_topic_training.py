@@ -1,31 +1,48 @@
-"""Training, scoring and explaining from a topic of a real broker: counts, scores and verdicts are the worker's."""
+"""Training, scoring, calibrating, features and explaining from a topic of a real broker: all of it is the worker's."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from typer.testing import CliRunner, Result
 
 from detector import ModelDirectory
-from offbeat import app
+from offbeat import app, fit_threshold
 from tests.kafka.broker import KafkaBroker
 from tests.kafka.streams import PARTITIONS, CardStream
 from tests.odd_cards import following, values
 from tests.payments import HISTORY_STREAM, STREAM, message
-from trainer.errors import DataFileError, TrainerError
+from trainer.errors import DataFileError
 from trainer.loading import load
 from trainer.topics import TopicRange, topic_range
-from transport import KafkaPublisher, KafkaSettings, OutgoingMessage, PublisherSettings, create_topics, read_topic
+from transport import (
+    KafkaPublisher,
+    KafkaSettings,
+    OutgoingMessage,
+    Partition,
+    PublisherSettings,
+    bounds,
+    create_topics,
+    read_topic,
+)
 
 RECORDS = 2000
 START_MS = 1_772_323_200_000  # 2026-03-01T00:00:00Z
+MIDDLE = (
+    "--from", ",".join(f"{number}:{300 + number}" for number in range(PARTITIONS)),
+    "--to", ",".join(f"{number}:400" for number in range(PARTITIONS)),
+)  # fmt: skip
 POISON: tuple[bytes | None, ...] = (b"oops", b"[1]", b"{}", None, b"\xff")
 
 
@@ -63,6 +80,22 @@ class PoisonedStream(CardStream):
             for score in self.scores()
         }  # fmt: skip
 
+    def refused(self) -> dict[tuple[int, int], str]:
+        """Reason by partition and offset of what is no record: as the dead letters have it, and tombstones."""
+        dead = {
+            (int(headers["dlq.original.partition"]), int(headers["dlq.original.offset"])): headers[
+                "dlq.reason"
+            ].decode()
+            for _, headers in self.dead_letters()
+        }
+        tombstones = {
+            (batch.partitions[batch.partition_index[row]].number, int(batch.offsets[row])): "tombstone"
+            for batch in read_topic(self.broker.settings, self.name, timeout_s=20)
+            for row, value in enumerate(batch.values)
+            if value is None
+        }
+        return dead | tombstones
+
 
 @pytest.fixture(scope="module")
 def streamed(broker: KafkaBroker, following_models: Path, tmp_path_factory: pytest.TempPathFactory) -> PoisonedStream:
@@ -83,26 +116,56 @@ def streamed(broker: KafkaBroker, following_models: Path, tmp_path_factory: pyte
     return stream
 
 
-def offbeat(stream: CardStream, *words: object) -> Result:
-    environment = {"OFFBEAT_KAFKA__BOOTSTRAP_SERVERS": stream.broker.bootstrap_servers, "OFFBEAT_MODELS": None}
+def offbeat(broker: KafkaBroker, *words: object) -> Result:
+    environment = {"OFFBEAT_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap_servers, "OFFBEAT_MODELS": None}
     return CliRunner().invoke(app, [str(word) for word in words], env=environment)
 
 
-def groups(broker: KafkaBroker) -> set[str]:
-    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+@dataclass(frozen=True)
+class Traces:
+    """What would differ had anybody joined a group, committed or published.
+
+    Attributes:
+        groups: All groups that the broker knows.
+        notes: What it noted of the worker's group on `__consumer_offsets`: each generation of its members, left or not,
+            and each commit.
+        ends: Where each partition of the stream and of its outputs ends.
+    """
+
+    groups: frozenset[str]
+    notes: int
+    ends: tuple[int, ...]
+
+
+def traces(stream: CardStream) -> Traces:
+    kafka, group = stream.broker.settings, f"g-{stream.name}".encode()
+    admin = KafkaAdminClient(bootstrap_servers=stream.broker.bootstrap_servers)
     try:
-        return {each["group_id"] if isinstance(each, dict) else each[0] for each in admin.list_groups()}
+        groups = {each["group_id"] if isinstance(each, dict) else each[0] for each in admin.list_groups()}
     finally:
         admin.close()
+    log = read_topic(kafka, "__consumer_offsets", timeout_s=20)
+    notes = sum(key is not None and group in key for batch in log for key in batch.keys)
+    assert notes, "the worker committed, and that is not noted where it is looked for"
+    topics = {stream.name: PARTITIONS, f"{stream.name}.state": PARTITIONS}
+    topics |= {f"{stream.name}.{output}": 1 for output in ("alerts", "dlq", "scores")}
+    found = bounds(kafka, [Partition(topic, n) for topic, count in topics.items() for n in range(count)], 20.0)
+    return Traces(frozenset(groups), notes, tuple(end for _, end in found.values()))
+
+
+def in_the_middle(place: tuple[int, int]) -> bool:
+    """Whether a partition and offset lie in the range of `MIDDLE`."""
+    partition, offset = place
+    return 300 + partition <= offset < 400
 
 
 def test_a_replay_to_a_file_gives_the_scores_and_verdicts_of_the_worker_to_the_last_bit(
     streamed: PoisonedStream, tmp_path: Path
 ) -> None:
-    before = groups(streamed.broker), streamed.committed()
+    before = traces(streamed)
 
     result = offbeat(
-        streamed, "score", f"kafka:{streamed.name}", "-o", tmp_path / "all.parquet", "--models", streamed.models
+        streamed.broker, "score", f"kafka:{streamed.name}", "-o", tmp_path / "all.parquet", "--models", streamed.models
     )
 
     assert result.exit_code == 0, result.output
@@ -116,22 +179,19 @@ def test_a_replay_to_a_file_gives_the_scores_and_verdicts_of_the_worker_to_the_l
     dead = Counter(headers["dlq.reason"].decode() for _, headers in streamed.dead_letters())
     assert Counter(row["reason"] for row in rows if row["verdict"] == "reject") == dead
     assert sum(row["reason"] == "tombstone" for row in rows) == 4
-    assert (groups(streamed.broker), streamed.committed()) == before
+    assert traces(streamed) == before
 
 
 def test_a_range_in_the_middle_is_scored_with_what_came_before_it(streamed: PoisonedStream, tmp_path: Path) -> None:
-    since = ",".join(f"{number}:{300 + number}" for number in range(PARTITIONS))
-    until = ",".join(f"{number}:400" for number in range(PARTITIONS))
-
     result = offbeat(
-        streamed, "score", f"kafka:{streamed.name}", "--from", since, "--to", until, "-o", tmp_path / "some.parquet",
-        "--models", streamed.models,
+        streamed.broker, "score", f"kafka:{streamed.name}", *MIDDLE, "-o", tmp_path / "some.parquet", "--models",
+        streamed.models,
     )  # fmt: skip
 
     assert result.exit_code == 0, result.output
     rows = pq.read_table(tmp_path / "some.parquet").to_pylist()
     assert {row["partition"] for row in rows} == set(range(PARTITIONS))
-    assert all(300 + row["partition"] <= row["offset"] < 400 for row in rows)
+    assert all(in_the_middle((row["partition"], row["offset"])) for row in rows)
     expected = streamed.judged()
     assert len(rows) == 4 * 100 - 6
     for row in rows:
@@ -143,10 +203,10 @@ def test_a_range_in_the_middle_is_scored_with_what_came_before_it(streamed: Pois
 def test_training_from_the_topic_counts_as_the_worker_counts(streamed: PoisonedStream, tmp_path: Path) -> None:
     definition = tmp_path / "stream.toml"
     definition.write_text(HISTORY_STREAM.model_copy(update={"name": "fromtopic"}).to_toml())
-    before = groups(streamed.broker), streamed.committed()
+    before = traces(streamed)
 
     result = offbeat(
-        streamed, "train", f"kafka:{streamed.name}", "--stream", definition, "--models", tmp_path / "models",
+        streamed.broker, "train", f"kafka:{streamed.name}", "--stream", definition, "--models", tmp_path / "models",
         "--steps", "50", "--with-state",
     )  # fmt: skip
 
@@ -163,7 +223,93 @@ def test_training_from_the_topic_counts_as_the_worker_counts(streamed: PoisonedS
     facts = registry.load(registry.versions()[0]).facts["read_from"]
     assert facts["topic"] == streamed.name
     assert sum(end - start for start, end in facts["offsets"].values()) == dataset.rows_read
-    assert (groups(streamed.broker), streamed.committed()) == before
+    assert traces(streamed) == before
+
+
+def test_calibrating_on_a_range_sets_the_threshold_on_the_scores_that_the_worker_gave_it(
+    streamed: PoisonedStream, tmp_path: Path
+) -> None:
+    models = Path(shutil.copytree(streamed.models, tmp_path / "models"))
+    before = traces(streamed)
+
+    result = offbeat(
+        streamed.broker, "calibrate", f"kafka:{streamed.name}", *MIDDLE, "--false-alarm-rate", "0.05", "--models",
+        models,
+    )  # fmt: skip
+
+    assert result.exit_code == 0, result.output
+    scores = [score for place, (_, score, _) in sorted(streamed.judged().items()) if in_the_middle(place)]
+    reasons = Counter(reason for place, reason in streamed.refused().items() if in_the_middle(place))
+    directory = ModelDirectory(models / following().name)
+    detector = directory.load(directory.current() or "")
+    assert len(directory.versions()) == 2
+    assert detector.threshold.value == fit_threshold(np.array(scores), 0.05).value
+    assert detector.facts["calibrated"]["normal"] == len(scores) == 4 * 100 - 6 - reasons.total()
+    assert re.search(rf"set on\s+{len(scores)} normal records", result.output)
+    assert re.search(rf"left out\s+{reasons.total()} ", result.output)
+    for reason, count in reasons.items():
+        assert re.search(rf"^\s+{reason}\s+{count}\s*$", result.output, re.MULTILINE), (reason, result.output)
+    assert traces(streamed) == before
+
+
+def test_features_of_a_topic_are_those_of_its_records_and_name_what_is_no_record(
+    streamed: PoisonedStream, tmp_path: Path
+) -> None:
+    records = tmp_path / "records.jsonl"
+    with records.open("wb") as file:
+        for batch in read_topic(streamed.broker.settings, streamed.name, timeout_s=20):
+            file.writelines((value or b"") + b"\n" for value in batch.values if value and b"payment_id" in value)
+    before = traces(streamed)
+
+    def features_of(*data: object) -> list[dict[str, Any]]:
+        result = offbeat(
+            streamed.broker, "features", *data, "-o", tmp_path / "out.parquet", "--models", streamed.models
+        )
+        assert result.exit_code == 0, result.output
+        rows: list[dict[str, Any]] = pq.read_table(tmp_path / "out.parquet").to_pylist()
+        return rows
+
+    of_file, everything, middle = (
+        features_of(*data) for data in ((records,), (f"kafka:{streamed.name}",), (f"kafka:{streamed.name}", *MIDDLE))
+    )
+
+    assert traces(streamed) == before
+    expected = {row["payment_id"]: row for row in of_file}
+    refused = streamed.refused()
+    assert len(expected) == RECORDS
+    assert len(everything) == RECORDS + len(refused)
+    for rows in (everything, middle):
+        places = [(row.pop("partition"), row.pop("offset")) for row in rows]
+        assert {place: row["reason"] for place, row in zip(places, rows, strict=True) if row["reason"]} == {
+            place: reason for place, reason in refused.items() if rows is everything or in_the_middle(place)
+        }
+        assert rows is everything or all(in_the_middle(place) for place in places)
+        for row in rows:
+            assert row["reason"] or row == expected[row["payment_id"]]
+    assert len(middle) == 4 * 100 - 6
+    assert all(row["since_last"] is not None for row in middle if not row["reason"])
+
+
+@pytest.mark.parametrize("command", ["calibrate", "features"])
+def test_what_is_not_there_is_said(streamed: PoisonedStream, tmp_path: Path, command: str) -> None:
+    output = ("--output", tmp_path / "out.parquet") if command == "features" else ("--one-in", "10")
+
+    for words, complaint in (
+        (("--from", "2050-01-01"), f"{streamed.name} has no message in the range from 2050-01-01: {streamed.name}[0]"),
+        (("--partition", 9), f"--partition 9: {streamed.name} has partitions 0 to 3: choose among them"),
+        (("--from", "0:1"), "0:1: says nothing of partition 1, 2, 3: give an offset for each"),
+        (("--partition", 0, "--to", 10**6), "1,000,000 is still to come"),
+        (("--from", "yesterday"), "--from yesterday: is neither a date or time"),
+        (("--detector", "other"), "holds no detector 'other'"),
+        (("--kafka.bootstrap-servers", ""), "kafka.bootstrap_servers"),
+    ):
+        result = offbeat(
+            streamed.broker, command, f"kafka:{streamed.name}", *output, "--models", streamed.models, *words
+        )
+        assert result.exit_code == 2, words
+        assert complaint in " ".join(result.output.split()), result.output
+    assert not (tmp_path / "out.parquet").exists()
+    assert len(ModelDirectory(streamed.models / following().name).versions()) == 1
 
 
 @pytest.mark.parametrize("outcome", ["normal", "alert", "suppressed"])
@@ -173,7 +319,7 @@ def test_explain_says_of_a_message_in_the_middle_what_the_worker_said(streamed: 
     partition, offset = places[len(places) // 2]
 
     result = offbeat(
-        streamed, "explain", f"kafka:{streamed.name}", "--partition", partition, "--offset", offset, "--models",
+        streamed.broker, "explain", f"kafka:{streamed.name}", "--partition", partition, "--offset", offset, "--models",
         streamed.models, "--json",
     )  # fmt: skip
 
@@ -279,15 +425,13 @@ def test_an_open_transaction_ends_the_range_before_it(broker: KafkaBroker, kafka
     assert dataset.rows_read == 5
 
 
-def test_a_topic_that_does_not_exist_is_said(kafka: KafkaSettings, name: str) -> None:
-    with pytest.raises(TrainerError, match=rf"there is no {name}"):
-        topic_range(kafka, name, timeout_s=3.0)
+def test_a_topic_that_does_not_exist_is_said_and_not_created_by_asking_for_it(
+    broker: KafkaBroker, following_models: Path, name: str
+) -> None:
+    result = offbeat(broker, "calibrate", f"kafka:{name}", "--one-in", 100, "--models", following_models)
 
-
-def test_the_topic_is_not_created_by_asking_for_it(broker: KafkaBroker, kafka: KafkaSettings, name: str) -> None:
-    with pytest.raises(TrainerError):
-        topic_range(kafka, name, timeout_s=3.0)
-
+    assert result.exit_code == 1
+    assert f"there is no {name}[0], or our user may not see it" in result.output
     assert not list(_existing(broker, name))
 
 

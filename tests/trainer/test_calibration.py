@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,21 @@ def test_the_command_publishes_a_version_that_scores_as_before(trained: Path, fr
     assert "set on" in result.output
 
 
+def test_the_command_says_which_rows_were_left_out_and_why(trained: Path, fresh: Path, tmp_path: Path) -> None:
+    models = shutil.copytree(trained, tmp_path / "models")
+    lines = fresh.read_text().splitlines()
+    fresh.write_text("\n".join(["oops", *lines, "oops", '{"id": "x"}']) + "\n")
+    words = ["calibrate", fresh, "--models", models, "--one-in", "5"]
+
+    result = CliRunner().invoke(offbeat.app, list(map(str, words)))
+
+    assert result.exit_code == 0, result.output
+    assert re.search(r"left out\s+3 ", result.stdout)
+    assert re.search(r"^\s+not_json\s+2\s*$", result.stdout, re.MULTILINE)
+    assert re.search(r"^\s+missing_field\s+1\s*$", result.stdout, re.MULTILINE)
+    assert "fresh.jsonl:1: rejected: the value is not JSON" in result.stderr
+
+
 RULE = '\n[[suppress]]\nname = "small"\nrule = "floor"\nfield = "amount"\nat_least = 5\n'
 
 
@@ -106,11 +122,11 @@ def test_a_definition_that_needs_training_is_refused_by_the_name_of_what_differs
 
 
 def test_another_promise_leaves_whether_the_threshold_follows(trained: Path, fresh: Path) -> None:
-    from trainer.commands import _with_threshold
+    from trainer.commands.thresholds import with_threshold
 
     detector = the_detector(trained)
     setting = detector.stream.threshold.model_copy(update={"mode": "online", "window": 7_000})
-    stream = _with_threshold(detector.stream.model_copy(update={"threshold": setting}), None, None, 50.0)
+    stream = with_threshold(detector.stream.model_copy(update={"threshold": setting}), None, None, 50.0)
 
     assert (stream.threshold.mode, stream.threshold.window, stream.threshold.one_in) == ("online", 7_000, 50)
 

@@ -446,6 +446,18 @@ def test_scoring_and_features_take_earlier_files(remembering: Remembering, tmp_p
     assert "600 rows, 0 of them no records" in made.stdout
 
 
+def test_features_and_codes_say_how_many_rows_are_no_records_and_why(remembering: Remembering, tmp_path: Path) -> None:
+    data, output = tmp_path / "data.jsonl", tmp_path / "out.parquet"
+    data.write_text("oops\n" + (remembering.folder / "data.jsonl").read_text() + '{"id": "x"}\n')
+
+    made = offbeat("features", data, "--models", remembering.models, "--output", output)
+    embedded = offbeat("embed", remembering.models, data, "--output", output)
+
+    for result in (made, embedded):
+        assert result.exit_code == 0, result.stderr
+        assert "602 rows, 2 of them no records (not_json 1, missing_field 1): " in result.stdout
+
+
 def test_features_need_no_model_where_a_definition_is_given(remembering: Remembering, tmp_path: Path) -> None:
     stream = remembering.folder / "stream.toml"
     data = remembering.folder / "data.jsonl"

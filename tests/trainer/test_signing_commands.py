@@ -9,8 +9,8 @@ from typer.testing import CliRunner, Result
 
 import offbeat as front
 from detector import Detector, ModelDirectory
+from trainer.commands.signing import PASSPHRASE_VARIABLE, passphrase
 from trainer.errors import DataFileError
-from trainer.signing import PASSPHRASE_VARIABLE, passphrase
 
 SECRET = "correct horse battery"
 

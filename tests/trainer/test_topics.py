@@ -16,6 +16,7 @@ from tests.odd_cards import following, values
 from tests.payments import HISTORY_STREAM, STREAM, decoded, fitted_detector, message, odd_message, remembering_detector
 from trainer.datasets import Chunk
 from trainer.errors import DataFileError, TrainerError
+from trainer.features import feature_files
 from trainer.loading import load
 from trainer.scoring import score_partitions
 from trainer.topics import Edge, PartitionRange, TopicRange, topic_range, warm_up_of
@@ -166,9 +167,16 @@ def test_a_topic_that_does_not_exist_is_said_in_bounded_time() -> None:
     began_s = cluster.clock()
 
     with pytest.raises(TrainerError, match=r"there is no payments\[0\]"):
-        range_of(cluster)
+        topic_range(KAFKA, "payments", timeout_s=60.0, client=client(cluster))
 
     assert cluster.clock() - began_s <= 10
+
+
+def test_a_topic_that_is_known_and_whose_leader_does_not_answer_is_waited_for_longer() -> None:
+    cluster = cluster_of(messages(3))
+    cluster.fail("end_offsets", kafka_errors.KafkaTimeoutError())
+
+    assert offsets(range_of(cluster)) == {0: (0, 3)}
 
 
 def test_a_broker_that_is_away_is_said_in_bounded_time() -> None:
@@ -401,6 +409,27 @@ def test_scores_thresholds_and_verdicts_of_a_range_in_the_middle_are_those_of_th
     assert [row["verdict"] for row in rows] == said[170:].tolist()
     assert {"normal", "alert", "suppressed"} == {row["verdict"] for row in rows}
     assert {row["reason"] for row in rows if row["verdict"] == "suppressed"} == {"quiet_card"}
+
+
+def test_features_of_a_range_say_of_which_message_they_are(tmp_path: Path) -> None:
+    cluster = cluster_of([message(1), b"oops"], [None, message(2)])
+    named = [
+        feature.model_copy(update={"name": "offset"}) if feature.label == "since_last" else feature
+        for feature in HISTORY_STREAM.feature
+    ]
+    stream = HISTORY_STREAM.model_copy(update={"feature": tuple(named)})
+
+    feature_files(stream, None, range_of(cluster).parts, tmp_path / "out.parquet")
+
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [(row["partition"], row["offset"], row["payment_id"], row["reason"]) for row in rows] == [
+        (0, 0, "1", None),
+        (0, 1, None, "not_json"),
+        (1, 0, None, "tombstone"),
+        (1, 1, "2", None),
+    ]
+    assert [*rows[0]][:2] == ["partition", "offset"]
+    assert "offset_feature" in rows[0]
 
 
 def test_what_is_remembered_is_restored_partition_by_partition(tmp_path: Path) -> None:
