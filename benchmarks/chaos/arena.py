@@ -203,15 +203,18 @@ class Arena:
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def recover(self, timeout_s: float = _RECOVERY_S) -> None:
-        """Return when every partition has one owner that is at its end, or nearly.
+        """Return when every partition has one owner that is ready, and what was sent since this was asked is committed.
 
         Raises:
             NotRecovered: That did not happen in time.
         """
         until_s = time.monotonic() + timeout_s
-        while not self.is_recovered():
+        sent, wanted = self.producer.sent, None
+        while not (wanted is not None and self._are_owned() and self._are_committed(wanted)):
             self.tend()
-            self._wait_until(until_s, "every partition read to its end")
+            if wanted is None and (self.producer.sent > sent or not self.producer.is_sending):
+                wanted = self._ends()
+            self._wait_until(until_s, "every partition read to where its end was")
 
     def wait_for(self, happened: Callable[[], bool], what: str, timeout_s: float = _RECOVERY_S) -> None:
         """Return when something has happened, tending nobody meanwhile.
@@ -236,8 +239,14 @@ class Arena:
             self.tend()
             self._wait_until(until_s, f"commit of {wanted}; it is {self.cluster.committed(self.group, self.topic)}")
 
-    def is_recovered(self) -> bool:
-        """Whether every partition has one owner that is ready, and is committed to its end, or nearly."""
+    def is_committed(self) -> bool:
+        """Whether something is committed of every partition, and that is its end, or nearly."""
+        ends, committed = self._ends(), self.cluster.committed(self.group, self.topic)
+        behind = [end - committed.get(partition, 0) for partition, end in ends.items()]
+        return min(ends.values()) > 0 and min(behind) >= 0 and sum(behind) <= 2 * self._rate + 10
+
+    def _are_owned(self) -> bool:
+        """Whether every partition has one owner, and each worker is ready."""
         owned: list[int] = []
         for worker in self.workers:
             try:
@@ -247,24 +256,18 @@ class Arena:
             if not status["ready"]:
                 return False
             owned += [each["partition"] for each in status["assignment"]]
+        return sorted(owned) == list(range(self.partitions))
+
+    def _are_committed(self, wanted: Mapping[int, int]) -> bool:
+        """Whether the group has come so far, by the broker's word: a worker without it knows only what was before."""
         try:
-            return sorted(owned) == list(range(self.partitions)) and self._are_committed(self._ends())
+            committed = self.cluster.committed(self.group, self.topic)
         except (KafkaError, TransportError):  # the cluster is not whole yet
             return False
-
-    def is_committed(self) -> bool:
-        """Whether something is committed of every partition, and that is its end, or nearly."""
-        ends = self._ends()
-        return min(ends.values()) > 0 and self._are_committed(ends)
+        return all(committed.get(partition, 0) >= offset for partition, offset in wanted.items())
 
     def _ends(self) -> dict[int, int]:
         return self.cluster.ends(self.topic, self.partitions)
-
-    def _are_committed(self, ends: Mapping[int, int]) -> bool:
-        # As the broker has it: a worker that the broker is away from knows only what its lag was before.
-        committed = self.cluster.committed(self.group, self.topic)
-        behind = [end - committed.get(partition, 0) for partition, end in ends.items()]
-        return min(behind) >= 0 and sum(behind) <= 2 * self._rate + 10
 
     def _wait_until(self, until_s: float, what: str) -> None:
         self.producer.check()

@@ -46,6 +46,11 @@ class Producer:
         with self._idle:
             pass
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether it is not paused."""
+        return self._may_send.is_set()
+
     def resume(self) -> None:
         """Go on at the rate; what was not sent meanwhile was never due."""
         self._may_send.set()
