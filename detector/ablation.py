@@ -10,11 +10,12 @@ that are computed from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.encode import Encoder
+from detector.encode import Encoder, Possible, Values
 from detector.scoring import Scorer
 
 CANDIDATES = 4
@@ -37,8 +38,7 @@ class Ablation:
         residuals: How badly each of f features was rebuilt, (n, f).
         candidates: Features that may take their expected values, those with the largest residuals first, -1 for none,
             (n, c).
-        rebuilt: Reconstructions of the records with all their candidates hidden, (n, d).
-        values: What is expected of each candidate in the record's own units, None for missing, (n, c).
+        values: What is expected of each feature where it is a candidate, in the record's own units, f times (n,).
         expected: The records' columns with those of each candidate encoding just that, float32 (n, d).
         put_back: Scores with one candidate alone as expected, (n, c); infinite where that was not tried.
     """
@@ -47,8 +47,7 @@ class Ablation:
     scores: NDArray[np.float64]
     residuals: NDArray[np.float64]
     candidates: NDArray[np.int64]
-    rebuilt: NDArray[np.float64]
-    values: NDArray[np.object_]
+    values: tuple[Values, ...]
     expected: NDArray[np.float32]
     put_back: NDArray[np.float64]
 
@@ -91,12 +90,15 @@ def ablate(
     candidates = candidates_of(residuals, most)
     hidden = columns_of(encoder, _mask(candidates, residuals.shape[1]))  # (n, d)
     rebuilt = scorer.reconstruct(np.where(hidden, np.float32(0.0), matrix)).astype(np.float64)
-    values, expected = _possible(encoder, matrix, rebuilt, candidates)
+    possible = possible_of(encoder, rebuilt)
+    encoded = np.concatenate([each.columns for each in possible], axis=1, dtype=np.float32)
+    expected = np.where(hidden, encoded, matrix)
     row, slot = np.nonzero(_are_tried(candidates, residuals))
     own = owners(encoder) == candidates[row, slot][:, None]
     put_back = np.full(candidates.shape, np.inf)
     put_back[row, slot] = scorer.score(np.where(own, expected[row], matrix[row]))
-    return Ablation(matrix, scores, residuals, candidates, rebuilt, values, expected, put_back)
+    values = tuple(each.held for each in possible)
+    return Ablation(matrix, scores, residuals, candidates, values, expected, put_back)
 
 
 def candidates_of(residuals: NDArray[np.float64], most: int) -> NDArray[np.int64]:
@@ -138,18 +140,16 @@ def _mask(candidates: NDArray[np.int64], features: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _possible(
-    encoder: Encoder, matrix: NDArray[np.float32], rebuilt: NDArray[np.float64], candidates: NDArray[np.int64]
-) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
-    """What a record could hold in place of each candidate: no half indicators, no angle off its circle.
+def possible_of(encoder: Encoder, rebuilt: NDArray[np.float64]) -> list[Possible]:
+    """What records could hold of each feature instead of what was rebuilt (n, d): no half indicators, for example."""
+    return [
+        feature.nearest(rebuilt[:, columns]) for feature, columns in zip(encoder.features, encoder.slices, strict=True)
+    ]
 
-    Returns:
-        The values (n, c) in the record's own units, and the records with all of them, encoded (n, d).
-    """
-    values, expected = np.full(candidates.shape, None, object), matrix.copy()
-    for position, (feature, columns) in enumerate(zip(encoder.features, encoder.slices, strict=True)):
-        rows, slots = np.nonzero(candidates == position)
-        if len(rows):
-            nearest = feature.nearest(rebuilt[rows, columns])
-            values[rows, slots], expected[rows, columns] = nearest
-    return values, expected
+
+def places_of(chosen: NDArray[np.int64], features: int) -> list[NDArray[np.int64]]:
+    """Where each of f features is among those chosen (n, c), -1 for none: its places in the flat array."""
+    flat = chosen.ravel()
+    order = np.argsort(flat, kind="stable")
+    ends = np.searchsorted(flat[order], np.arange(-1, features), side="right").tolist()
+    return [order[start:end] for start, end in pairwise(ends)]

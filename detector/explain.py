@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.ablation import CANDIDATES, ablate, shares_of
+from detector.ablation import CANDIDATES, ablate, places_of, possible_of, shares_of
 from detector.counterfactual import LOOKS, Counterfactual, seek
-from detector.encode import Encoder, Notes, NumberEncoder
+from detector.encode import Encoder, Notes, Values, as_said
 from detector.records import Records
 from detector.scoring import Scorer
 
@@ -136,17 +136,15 @@ def explain(
     shown = len(encoder.features) if listed is None else listed
     others = np.take_along_axis(reasons.shares, order[:, shown:], axis=1).sum(axis=1).tolist()
     contributions = _contributions(encoder, records, reasons, order[:, :shown], is_sensitive)
-    missing, unseen, out_of_range = (
-        _named(masks, len(records)) for masks in (notes.missing, notes.unseen, notes.out_of_range)
-    )
+    missing, unseen, out_of_range = (_named(masks) for masks in (notes.missing, notes.unseen, notes.out_of_range))
     return tuple(
         Explanation(
             contributions=contributions[row],
             others=others[row],
             explained_by="ablation" if is_ablated else "residual",
-            missing_fields=tuple(missing[row]),
-            unseen_categories=tuple(unseen[row]),
-            out_of_range_fields=tuple(out_of_range[row]),
+            missing_fields=missing.get(row, ()),
+            unseen_categories=unseen.get(row, ()),
+            out_of_range_fields=out_of_range.get(row, ()),
             counterfactual=reasons.counterfactuals[row],
             is_counterfactual_sought=is_ablated and limits is not None,
         )
@@ -156,9 +154,9 @@ def explain(
 
 @dataclass(frozen=True)
 class _Reasons:
-    """What was found out about n records: expected columns (n, d), shares (n, features), by ablation or not (n,)."""
+    """What was found out about n records: expected values (n,) by feature, shares (n, f), by ablation or not (n,)."""
 
-    expected: NDArray[np.float64]
+    expected: list[Values]
     shares: NDArray[np.float64]
     is_ablated: NDArray[np.bool_]
     counterfactuals: list[Counterfactual | None]
@@ -174,24 +172,35 @@ def _reasons(
     is_sensitive: Callable[[str], bool],
 ) -> _Reasons:
     residuals = scorer.score_features(matrix, encoder.slices)
-    expected, shares = np.empty(matrix.shape), shares_of(residuals)
+    shares = shares_of(residuals)
+    expected: list[Values] = [
+        np.empty(len(matrix), float if is_number else object) for is_number in encoder.are_numbers
+    ]
     counterfactuals: list[Counterfactual | None] = [None] * len(matrix)
     highest = np.argsort(-scores, kind="stable")[: most_ablated(encoder, scorer)]
     is_ablated = np.zeros(len(matrix), np.bool_)
     is_ablated[highest] = True
     rest = np.flatnonzero(~is_ablated)
     if len(rest):
-        expected[rest] = scorer.reconstruct(matrix[rest])
+        rebuilt = scorer.reconstruct(matrix[rest]).astype(np.float64)
+        _put(expected, rest, [each.held for each in possible_of(encoder, rebuilt)])
     block = max(1, BLOCK_NUMBERS // (encoder.width * CANDIDATES))
     for start in range(0, len(highest), block):
         rows = highest[start : start + block]
         ablation = ablate(encoder, scorer, matrix[rows], scores[rows], residuals[rows])
-        expected[rows], shares[rows] = ablation.rebuilt, ablation.shares
+        _put(expected, rows, ablation.values)
+        shares[rows] = ablation.shares
         if limits is not None:
             found = seek(encoder, scorer, records.take(rows), ablation, limits[rows], is_sensitive=is_sensitive)
             for row, counterfactual in zip(rows.tolist(), found, strict=True):
                 counterfactuals[row] = counterfactual
     return _Reasons(expected, shares, is_ablated, counterfactuals)
+
+
+def _put(columns: Sequence[Values], rows: NDArray[np.int64], values: Sequence[Values]) -> None:
+    """Values (m,) of each feature into its column (n,)."""
+    for column, own in zip(columns, values, strict=True):
+        column[rows] = own
 
 
 def most_ablated(encoder: Encoder, scorer: Scorer) -> int:
@@ -212,39 +221,34 @@ def _contributions(
     is_sensitive: Callable[[str], bool],
 ) -> list[tuple[Contribution, ...]]:
     """The contributions of each of n records that `order` (n, listed) names."""
-    made = np.empty(order.shape, object)
-    for position, (feature, columns) in enumerate(zip(encoder.features, encoder.slices, strict=True)):
-        rows, places = np.nonzero(order == position)
-        if len(rows) == 0:
-            continue
-        shares = reasons.shares[rows, position].tolist()
-        if is_sensitive(feature.field):
-            made[rows, places] = [Contribution(feature.name, share, None, None, None, True) for share in shares]
-            continue
-        actual = feature.actual(records, rows)
-        expected = feature.nearest(reasons.expected[rows, columns]).values
-        direct = _direction_of_number if isinstance(feature, NumberEncoder) else _direction_of_value
-        made[rows, places] = [
-            Contribution(feature.name, share, one, other, direct(one, other))
-            for share, one, other in zip(shares, actual, expected, strict=True)
-        ]
-    return [tuple(row) for row in made.tolist()]
+    n, listed = order.shape
+    names = np.array(encoder.names, object)
+    hidden = np.array([is_sensitive(feature.field) for feature in encoder.features])
+    actual, expected, directions = np.full((3, order.size), None, object)
+    for position, places in enumerate(places_of(order, len(names))):
+        if len(places) and not hidden[position]:
+            rows = places // listed
+            own, other = encoder.features[position].actual(records, rows), reasons.expected[position][rows]
+            actual[places], expected[places] = as_said(own), as_said(other)
+            directions[places] = _directions(own, other)
+    shares = np.take_along_axis(reasons.shares, order, axis=1)
+    parts = (names[order], shares, actual, expected, directions, hidden[order])
+    made = [Contribution(*each) for each in zip(*(part.ravel().tolist() for part in parts), strict=True)]
+    return [tuple(made[row * listed : (row + 1) * listed]) for row in range(n)]
 
 
-def _direction_of_number(actual: Any, expected: Any) -> Direction | None:
-    if actual is None or expected is None or actual == expected:
-        return None
-    return "above" if actual > expected else "below"
+def _directions(actual: Values, expected: Values) -> NDArray[np.object_]:
+    """The `Direction` of each of n values, or None."""
+    if actual.dtype != object:
+        return np.where(actual > expected, "above", np.where(actual < expected, "below", np.array(None)))
+    known = (actual != None) & (expected != None)  # noqa: E711 - elementwise
+    return np.where(known & (actual != expected), "differs", np.array(None))
 
 
-def _direction_of_value(actual: str | float | None, expected: str | float | None) -> Direction | None:
-    return None if actual is None or expected is None or actual == expected else "differs"
-
-
-def _named(masks: dict[str, NDArray[np.bool_]], n: int) -> list[list[str]]:
-    """For each of n rows the names of the masks that hold there."""
-    names: list[list[str]] = [[] for _ in range(n)]
+def _named(masks: dict[str, NDArray[np.bool_]]) -> dict[int, tuple[str, ...]]:
+    """By row the names of the masks (n,) that hold there, where any does."""
+    names: dict[int, list[str]] = {}
     for name, mask in masks.items():
         for row in np.flatnonzero(mask).tolist():
-            names[row].append(name)
-    return names
+            names.setdefault(row, []).append(name)
+    return {row: tuple(each) for row, each in names.items()}

@@ -125,7 +125,7 @@ def keep_largest(columns: NDArray[Any], tails: NDArray[Any], largest: NDArray[np
         start, width = tails[0, column], tails[1, column]
         for row in range(columns.shape[1]):
             rise = min((columns[column, row] - start) / width, 1.0)
-            largest[row] = rise if rise > largest[row] else largest[row]
+            largest[row] = rise if rise > largest[row] else largest[row]  # noqa: FURB136 - `max` is compiled to branches
     for column in range(columns.shape[0]):
         start, width, high, scale, shape = tails[:, column]
         exponent, slope = shape / _DECADE * _NEARLY, shape / scale

@@ -136,7 +136,7 @@ def test_hour_and_weekday_are_those_of_the_declared_zone() -> None:
     pair = fitted(TIME + 'zone = "Asia/Tokyo"\n', x=["2026-03-01T12:00:00"])
     rows = records(pair[0], x=["2026-03-01T20:30:00Z"])  # Sunday evening in UTC
 
-    assert [feature.actual(rows, np.arange(1)) for feature in pair[1].features] == [["05:30"], ["Monday"]]
+    assert [feature.actual(rows, np.arange(1)).tolist() for feature in pair[1].features] == [["05:30"], ["Monday"]]
     matrix = pair[1].encode(rows).astype(np.float64)
     assert pair[1].features[0].nearest(matrix[:, pair[1].slices[0]]).values == ["05:30"]
     assert pair[1].features[1].nearest(matrix[:, pair[1].slices[1]]).values == ["Monday"]
