@@ -169,10 +169,10 @@ class _Descent:
 
     def learn(self, rows: NDArray[np.int64], slots: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         """Take the scores (m,) of what `next` gave."""
-        tried = np.full(self._is_left.shape, np.inf)
-        tried[rows, slots] = np.nan_to_num(scores, nan=_WORST, posinf=_WORST)  # finite: tried, and never again
-        alerting = np.flatnonzero(np.isfinite(tried).any(axis=1))
-        self.arrived = self._take(alerting, tried[alerting])
+        alerting, places = np.unique(rows, return_inverse=True)
+        tried = np.full((len(alerting), self._is_left.shape[1]), np.inf)
+        tried[places, slots] = np.where(np.isfinite(scores), scores, _WORST)  # finite: tried, and never again
+        self.arrived = self._take(alerting, tried)
 
     def _take(self, rows: NDArray[np.int64], tried: NDArray[np.float64]) -> NDArray[np.int64]:
         """Change what lets the score of each of m rows fall furthest, of what was tried (m, c), infinite where not.

@@ -36,6 +36,9 @@ LARGEST = 1e100
 
 RARE = "(rare)"
 
+_LARGEST_POWER = 308
+_POWERS_OF_TEN = 10.0 ** np.arange(_LARGEST_POWER + 1)
+
 _DAY_US = 86_400_000_000
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -258,8 +261,7 @@ class NumberEncoder:
         unfolded = np.interp(raw, self._scores, self._knots) + beside * self._spread
         if self._log:
             unfolded = np.copysign(np.expm1(np.minimum(np.abs(unfolded), np.log1p(LARGEST))), unfolded)
-        values: NDArray[np.float64] = np.clip(unfolded, -LARGEST, LARGEST)
-        return values
+        return _within(unfolded, -LARGEST, LARGEST)
 
     def actual(self, records: Records, rows: NDArray[np.int64]) -> Values:
         """The numbers themselves, NaN where missing."""
@@ -267,7 +269,7 @@ class NumberEncoder:
 
     def nearest(self, columns: NDArray[np.float64]) -> Possible:
         """The numbers that the encoded ones stand for, within the range of normal records; six digits, or whole."""
-        values = np.clip(self.values_of(np.clip(columns[:, 0], -SOFT_LIMIT, SOFT_LIMIT)), self.low, self.high)
+        values = _within(self.values_of(_within(columns[:, 0], -SOFT_LIMIT, SOFT_LIMIT)), self.low, self.high)
         values = np.rint(values) if self.is_whole else significant(values, 6)
         values[self._missing.holds(columns[:, 1])] = np.nan
         return Possible(values, self.columns_of(values))
@@ -286,10 +288,17 @@ def significant(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]
     """Values (n,) rounded to so many significant digits; those that decimal text of so many digits stands for."""
     sizes = np.abs(values)
     places = digits - 1 - np.floor(np.log10(np.where(sizes > 0, sizes, 1.0)))
+    places = np.nan_to_num(places).astype(np.int64)  # what is no number stays so
     # Whole numbers times or over powers of ten, which are exact: no digit appears behind the last one.
-    up, down = 10.0 ** np.maximum(places, 0.0), 10.0 ** np.maximum(-places, 0.0)
+    up, down = _POWERS_OF_TEN[np.clip(places, 0, _LARGEST_POWER)], _POWERS_OF_TEN[np.maximum(-places, 0)]
     rounded: NDArray[np.float64] = np.rint(values / down * up) / up * down
     return rounded
+
+
+def _within(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """What `np.clip` makes of values (n,), in a third of the time for few of them."""
+    bounded: NDArray[np.float64] = np.minimum(np.maximum(values, low), high)
+    return bounded
 
 
 @compiled
@@ -353,7 +362,7 @@ class HistoryEncoder(NumberEncoder):
 
 def _unfold(values: NDArray[np.float64], *, log: bool) -> NDArray[np.float64]:
     """Values within the range that can be computed with, as signed logarithms where wanted."""
-    bounded: NDArray[np.float64] = np.clip(values, -LARGEST, LARGEST)
+    bounded = _within(values, -LARGEST, LARGEST)
     return np.sign(bounded) * np.log1p(np.abs(bounded)) if log else bounded
 
 

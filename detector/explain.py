@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import msgspec
@@ -247,8 +248,12 @@ def _directions(actual: Values, expected: Values) -> NDArray[np.object_]:
 
 def _named(masks: dict[str, NDArray[np.bool_]]) -> dict[int, tuple[str, ...]]:
     """By row the names of the masks (n,) that hold there, where any does."""
-    names: dict[int, list[str]] = {}
-    for name, mask in masks.items():
-        for row in np.flatnonzero(mask).tolist():
-            names.setdefault(row, []).append(name)
-    return {row: tuple(each) for row, each in names.items()}
+    if not masks:
+        return {}
+    rows, columns = np.nonzero(np.stack([*masks.values()], axis=1))
+    names = np.array([*masks], object)[columns].tolist()
+    first = np.flatnonzero(np.diff(rows, prepend=-1)).tolist()  # of each row
+    return {
+        row: tuple(names[start:end])
+        for row, (start, end) in zip(rows[first].tolist(), pairwise([*first, len(rows)]), strict=True)
+    }

@@ -51,14 +51,12 @@ def in_tiles(compute: Callable[[Tensor], Tensor], matrix: NDArray[np.float32], h
     always runs on one thread: several cut it up in other ways. A tile is too small to gain by a second one.
     """
     n, width = matrix.shape
-    source = torch.from_numpy(np.ascontiguousarray(matrix))
     tile = torch.zeros(height, width)  # of its own: where in memory a matrix begins can change its product's last bits
-    parts = []
+    inside, parts = tile.numpy(), []
     with _one_thread(), torch.inference_mode():
         for start in range(0, max(n, 1), height):
-            rows = source[start : start + height]
-            tile[: len(rows)] = rows
-            tile[len(rows) :] = 0.0
+            rows = matrix[start : start + height]
+            inside[: len(rows)], inside[len(rows) :] = rows, 0.0
             parts.append(compute(tile).numpy())
     computed: NDArray[Any] = np.concatenate(parts)[:n]
     return computed
