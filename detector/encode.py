@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -384,7 +384,8 @@ class CategoryEncoder:
         self._rates = rates  # (width,)
         self.width = len(values) + 3
         self.indicators = slice(0, self.width)
-        self._code = {value: code for code, value in enumerate(values)} | dict.fromkeys(rare, len(values))
+        self._code: dict[str | None, int] = {value: code for code, value in enumerate(values)}
+        self._code |= dict.fromkeys(rare, len(values)) | {None: self.width - 1}
         self._scale = np.sqrt(np.maximum(rates * (1 - rates), LEAST_VARIANCE))
         self._said = np.array([*values, RARE, None, None], object)  # by code
 
@@ -429,8 +430,7 @@ class CategoryEncoder:
         """Columns (n, width): indicators of each frequent value, rare, unseen, missing."""
         column = records.categories[self.field]
         unseen, missing = self.width - 2, self.width - 1
-        code = self._code
-        codes = np.array([missing if value is None else code.get(value, unseen) for value in column], np.int64)
+        codes = np.fromiter(map(self._code.get, column.tolist(), repeat(unseen)), np.int64, len(column))
         notes.codes[self.name] = codes
         notes.missing[self.name] = codes == missing
         notes.unseen[self.name] = codes == unseen

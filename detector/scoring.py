@@ -277,7 +277,9 @@ class Scorer:
 
     def reconstruct(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstructions (n, d) of encoded records (n, d)."""
-        return in_tiles(lambda rows: self._whole(self.network(rows.T.contiguous()[self.varying].T)), matrix)
+        return in_tiles(
+            lambda rows: self._whole(self.network(rows.T.contiguous().index_select(0, self.varying).T)), matrix
+        )
 
     def _whole(self, rebuilt: Tensor) -> Tensor:
         """Reconstructions (n, v) with the columns that stand still, (n, d)."""
@@ -405,7 +407,7 @@ class Scorer:
         def columns(rows: Tensor) -> Tensor:
             records = rows.T.contiguous()
             squares = torch.empty_like(records)
-            squares[self.varying] = self._standard(records[self.varying])[:width].square()
+            squares[self.varying] = self._standard(records.index_select(0, self.varying))[:width].square()
             squares[still] = self._stirred(records).square()
             return squares.T
 
