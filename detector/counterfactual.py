@@ -125,7 +125,7 @@ def _told(
     relations[shown[steps]] = "equals"
     for position, places in enumerate(places_of(steps, len(names))):
         if len(places) and shown[position]:
-            values.flat[places] = as_said(descent.ablation.values[position][rows[places // steps.shape[1]]])
+            values.flat[places] = as_said(descent.ablation.expected.of(position).held[rows[places // steps.shape[1]]])
     bounded, *bound = bounds.found(rows)
     last = bounded, taken[bounded] - 1
     relations[last], values[last], scores[bounded] = bound
@@ -197,7 +197,7 @@ class _Descent:
     def _changed(self, rows: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.float32]:
         """Records (m, d) as they are so far with one candidate more at its expected value."""
         own = self._owner == self.ablation.candidates[rows, slots][:, None]
-        return np.where(own, self.ablation.expected[rows], self.matrix[rows])
+        return np.where(own, self.ablation.matrix_expected[rows], self.matrix[rows])
 
 
 class _Bounds:
@@ -228,7 +228,7 @@ class _Bounds:
         for position in np.unique(positions[self._is_bounded[positions]]).tolist():
             feature, own = self._number(position), rows[positions == position]
             actual = feature.values_in(self._records)[own]
-            expected = descent.ablation.values[position][own]  # not a number: expected missing
+            expected = descent.ablation.expected.of(position).held[own]  # not a number: expected missing
             known = ~(np.isnan(actual) | np.isnan(expected))
             own, actual, expected = own[known], actual[known], expected[known]
             self._position[own], self._left[own] = position, LOOKS

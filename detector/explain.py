@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.ablation import CANDIDATES, ablate, places_of, possible_of, shares_of
+from detector.ablation import CANDIDATES, Expected, ablate, places_of, shares_of
 from detector.counterfactual import LOOKS, Counterfactual, seek
 from detector.encode import Encoder, Notes, Values, as_said
 from detector.records import Records
@@ -136,7 +136,11 @@ def explain(
     order = np.argsort(-reasons.shares, axis=1, kind="stable")  # (n, features)
     shown = len(encoder.features) if listed is None else listed
     others = np.take_along_axis(reasons.shares, order[:, shown:], axis=1).sum(axis=1).tolist()
-    contributions = _contributions(encoder, records, reasons, order[:, :shown], is_sensitive)
+    contributions: list[tuple[Contribution, ...]] = [()] * len(records)
+    for rows, expected in reasons.expected:
+        made = _contributions(encoder, records, rows, expected, reasons.shares[rows], order[rows, :shown], is_sensitive)
+        for row, own in zip(rows.tolist(), made, strict=True):
+            contributions[row] = own
     missing, unseen, out_of_range = (_named(masks) for masks in (notes.missing, notes.unseen, notes.out_of_range))
     return tuple(
         Explanation(
@@ -155,9 +159,9 @@ def explain(
 
 @dataclass(frozen=True)
 class _Reasons:
-    """What was found out about n records: expected values (n,) by feature, shares (n, f), by ablation or not (n,)."""
+    """What was found out about n records: what is expected of which rows, shares (n, f), by ablation or not (n,)."""
 
-    expected: list[Values]
+    expected: list[tuple[NDArray[np.int64], Expected]]
     shares: NDArray[np.float64]
     is_ablated: NDArray[np.bool_]
     counterfactuals: list[Counterfactual | None]
@@ -174,34 +178,25 @@ def _reasons(
 ) -> _Reasons:
     residuals = scorer.score_features(matrix, encoder.slices)
     shares = shares_of(residuals)
-    expected: list[Values] = [
-        np.empty(len(matrix), float if is_number else object) for is_number in encoder.are_numbers
-    ]
+    expected: list[tuple[NDArray[np.int64], Expected]] = []
     counterfactuals: list[Counterfactual | None] = [None] * len(matrix)
     highest = np.argsort(-scores, kind="stable")[: most_ablated(encoder, scorer)]
     is_ablated = np.zeros(len(matrix), np.bool_)
     is_ablated[highest] = True
     rest = np.flatnonzero(~is_ablated)
     if len(rest):
-        rebuilt = scorer.reconstruct(matrix[rest]).astype(np.float64)
-        _put(expected, rest, [each.held for each in possible_of(encoder, rebuilt)])
+        expected.append((rest, Expected(encoder, scorer.reconstruct(matrix[rest]).astype(np.float64))))
     block = max(1, BLOCK_NUMBERS // (encoder.width * CANDIDATES))
     for start in range(0, len(highest), block):
         rows = highest[start : start + block]
         ablation = ablate(encoder, scorer, matrix[rows], scores[rows], residuals[rows])
-        _put(expected, rows, ablation.values)
+        expected.append((rows, ablation.expected))
         shares[rows] = ablation.shares
         if limits is not None:
             found = seek(encoder, scorer, records.take(rows), ablation, limits[rows], is_sensitive=is_sensitive)
             for row, counterfactual in zip(rows.tolist(), found, strict=True):
                 counterfactuals[row] = counterfactual
     return _Reasons(expected, shares, is_ablated, counterfactuals)
-
-
-def _put(columns: Sequence[Values], rows: NDArray[np.int64], values: Sequence[Values]) -> None:
-    """Values (m,) of each feature into its column (n,)."""
-    for column, own in zip(columns, values, strict=True):
-        column[rows] = own
 
 
 def most_ablated(encoder: Encoder, scorer: Scorer) -> int:
@@ -217,23 +212,24 @@ def most_ablated(encoder: Encoder, scorer: Scorer) -> int:
 def _contributions(
     encoder: Encoder,
     records: Records,
-    reasons: _Reasons,
+    rows: NDArray[np.int64],
+    expected: Expected,
+    shares: NDArray[np.float64],
     order: NDArray[np.int64],
     is_sensitive: Callable[[str], bool],
 ) -> list[tuple[Contribution, ...]]:
-    """The contributions of each of n records that `order` (n, listed) names."""
+    """Of n rows of the records the contributions that `order` (n, listed) names; `shares` (n, f) are those rows'."""
     n, listed = order.shape
     names = np.array(encoder.names, object)
     hidden = np.array([is_sensitive(feature.field) for feature in encoder.features])
-    actual, expected, directions = np.full((3, order.size), None, object)
+    said, directions = np.full((2, order.size), None, object), np.full(order.size, None, object)
     for position, places in enumerate(places_of(order, len(names))):
         if len(places) and not hidden[position]:
-            rows = places // listed
-            own, other = encoder.features[position].actual(records, rows), reasons.expected[position][rows]
-            actual[places], expected[places] = as_said(own), as_said(other)
-            directions[places] = _directions(own, other)
-    shares = np.take_along_axis(reasons.shares, order, axis=1)
-    parts = (names[order], shares, actual, expected, directions, hidden[order])
+            at = places // listed
+            actual, other = encoder.features[position].actual(records, rows[at]), expected.of(position).held[at]
+            said[0, places], said[1, places] = as_said(actual), as_said(other)
+            directions[places] = _directions(actual, other)
+    parts = (names[order], np.take_along_axis(shares, order, axis=1), *said, directions, hidden[order])
     made = [Contribution(*each) for each in zip(*(part.ravel().tolist() for part in parts), strict=True)]
     return [tuple(made[row * listed : (row + 1) * listed]) for row in range(n)]
 

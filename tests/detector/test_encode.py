@@ -18,7 +18,7 @@ from detector import (
     records_of_matrix,
     stream_of_matrix,
 )
-from detector.encode import RARE, Notes, NumberEncoder
+from detector.encode import RARE, Notes, NumberEncoder, significant
 from detector.tables import as_table
 
 
@@ -100,6 +100,15 @@ def test_the_expected_number_of_an_encoded_one_is_that_number(log: str) -> None:
     nearest = pair[1].features[0].nearest(encode(pair, x=values).astype(np.float64))
 
     assert nearest.values == pytest.approx(values.tolist(), rel=1e-3)
+
+
+def test_numbers_of_every_size_are_rounded_to_so_many_digits() -> None:
+    values = np.array([123456.7, -0.001234567, 9.99999951e99, 1e-320, 0.0, -1e307, np.nan])
+
+    rounded = significant(values, 6)
+
+    assert rounded[:6].tolist() == [123457.0, -0.00123457, 1e100, 0.0, 0.0, -1e307]
+    assert np.isnan(rounded[6])
 
 
 def test_rare_unseen_and_missing_categories_have_codes_of_their_own() -> None:
