@@ -149,11 +149,6 @@ class Scorer:
         self.known = _copy(known)  # (): how well the tails are known, from 0 to 1
         self.evidence_tail = evidence_tail.numpy().copy()  # (5, 1): of what both say together
         self.head: Head | None = None
-        # The same as columns and across: to make a view costs as much as a small product.
-        self._whitening_across, self._number_whitening_across, self._linear_across = (
-            part.T for part in (self.whitening, self.number_whitening, self.linear)
-        )
-        self._number_shift_column, self._linear_shift_column = self.number_shift[:, None], self.linear_shift[:, None]
 
     @classmethod
     def fit(
@@ -368,9 +363,9 @@ class Scorer:
         records = rows.T.contiguous()
         moving = records.index_select(0, self.varying)
         standard = self._standard(moving)
-        whitened = self._whitening_across @ standard
-        own = (self._number_whitening_across @ moving).sub_(self._number_shift_column)
-        left = (self._linear_across @ moving).sub_(self._linear_shift_column)
+        whitened = self.whitening.T @ standard
+        own = (self.number_whitening.T @ moving).sub_(self.number_shift[:, None])
+        left = (self.linear.T @ moving).sub_(self.linear_shift[:, None])
         numbers, width = moving.index_select(0, self.numbers), len(moving)
         return whitened, [numbers, own, standard[:width], whitened[:width], left, self._stirred(records)]
 
