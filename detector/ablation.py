@@ -10,11 +10,12 @@ that are computed from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.encode import Encoder
+from detector.encode import Encoder, Possible
 from detector.scoring import Scorer
 
 CANDIDATES = 4
@@ -27,6 +28,24 @@ LEAST_TRIED = 0.05
 """Share of the largest residual below which a candidate is not tried alone: its fall would say nothing."""
 
 
+class Expected:
+    """What n records could hold of each feature in place of what was rebuilt: no half indicators, for example.
+
+    A feature is looked at where it is asked for, of all records at once and once.
+    """
+
+    def __init__(self, encoder: Encoder, rebuilt: NDArray[np.float64]) -> None:
+        self._encoder, self._rebuilt = encoder, rebuilt  # (n, d)
+        self._found: dict[int, Possible] = {}
+
+    def of(self, position: int) -> Possible:
+        """Of the feature at this position among all."""
+        if position not in self._found:
+            columns = self._rebuilt[:, self._encoder.slices[position]]
+            self._found[position] = self._encoder.features[position].nearest(columns)
+        return self._found[position]
+
+
 @dataclass(frozen=True)
 class Ablation:
     """What became of n records of d columns when features took their expected values.
@@ -37,9 +56,8 @@ class Ablation:
         residuals: How badly each of f features was rebuilt, (n, f).
         candidates: Features that may take their expected values, those with the largest residuals first, -1 for none,
             (n, c).
-        rebuilt: Reconstructions of the records with all their candidates hidden, (n, d).
-        values: What is expected of each candidate in the record's own units, None for missing, (n, c).
-        expected: The records' columns with those of each candidate encoding just that, float32 (n, d).
+        expected: What is expected of the candidates, all of them hidden at once.
+        matrix_expected: The encoded records with all their candidates as expected, float32 (n, d).
         put_back: Scores with one candidate alone as expected, (n, c); infinite where that was not tried.
     """
 
@@ -47,9 +65,8 @@ class Ablation:
     scores: NDArray[np.float64]
     residuals: NDArray[np.float64]
     candidates: NDArray[np.int64]
-    rebuilt: NDArray[np.float64]
-    values: NDArray[np.object_]
-    expected: NDArray[np.float32]
+    expected: Expected
+    matrix_expected: NDArray[np.float32]
     put_back: NDArray[np.float64]
 
     @property
@@ -89,14 +106,17 @@ def ablate(
         most: Most features that are tried.
     """
     candidates = candidates_of(residuals, most)
-    hidden = columns_of(encoder, _mask(candidates, residuals.shape[1]))  # (n, d)
-    rebuilt = scorer.reconstruct(np.where(hidden, np.float32(0.0), matrix)).astype(np.float64)
-    values, expected = _possible(encoder, matrix, rebuilt, candidates)
+    chosen = _mask(candidates, residuals.shape[1])  # (n, f)
+    rebuilt = scorer.reconstruct(np.where(columns_of(encoder, chosen), np.float32(0.0), matrix))
+    expected, replaced = Expected(encoder, rebuilt.astype(np.float64)), matrix.copy()
+    for position in np.flatnonzero(chosen.any(axis=0)).tolist():
+        own, columns = chosen[:, position, None], expected.of(position).columns
+        np.copyto(replaced[:, encoder.slices[position]], columns, where=own, casting="same_kind")
     row, slot = np.nonzero(_are_tried(candidates, residuals))
     own = owners(encoder) == candidates[row, slot][:, None]
     put_back = np.full(candidates.shape, np.inf)
-    put_back[row, slot] = scorer.score(np.where(own, expected[row], matrix[row]))
-    return Ablation(matrix, scores, residuals, candidates, rebuilt, values, expected, put_back)
+    put_back[row, slot] = scorer.score(np.where(own, replaced[row], matrix[row]))
+    return Ablation(matrix, scores, residuals, candidates, expected, replaced, put_back)
 
 
 def candidates_of(residuals: NDArray[np.float64], most: int) -> NDArray[np.int64]:
@@ -138,18 +158,9 @@ def _mask(candidates: NDArray[np.int64], features: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _possible(
-    encoder: Encoder, matrix: NDArray[np.float32], rebuilt: NDArray[np.float64], candidates: NDArray[np.int64]
-) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
-    """What a record could hold in place of each candidate: no half indicators, no angle off its circle.
-
-    Returns:
-        The values (n, c) in the record's own units, and the records with all of them, encoded (n, d).
-    """
-    values, expected = np.full(candidates.shape, None, object), matrix.copy()
-    for position, (feature, columns) in enumerate(zip(encoder.features, encoder.slices, strict=True)):
-        rows, slots = np.nonzero(candidates == position)
-        if len(rows):
-            nearest = feature.nearest(rebuilt[rows, columns])
-            values[rows, slots], expected[rows, columns] = nearest
-    return values, expected
+def places_of(chosen: NDArray[np.int64], features: int) -> list[NDArray[np.int64]]:
+    """Where each of f features is among those chosen (n, c), -1 for none: its places in the flat array."""
+    flat = chosen.ravel()
+    order = np.argsort(flat, kind="stable")
+    ends = np.searchsorted(flat[order], np.arange(-1, features), side="right").tolist()
+    return [order[start:end] for start, end in pairwise(ends)]

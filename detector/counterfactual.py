@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.ablation import Ablation, owners
-from detector.encode import Encoder, NumberEncoder
+from detector.ablation import Ablation, owners, places_of
+from detector.encode import Encoder, NumberEncoder, as_said
 from detector.records import Records
 from detector.scoring import Scorer
 
@@ -118,18 +118,26 @@ def _told(
     encoder: Encoder, descent: _Descent, bounds: _Bounds, thresholds: NDArray[np.float64], shown: NDArray[np.bool_]
 ) -> list[Counterfactual | None]:
     """What was found, as it is shown."""
-    names = encoder.names
-    hidden = [Change(name, None, None, sensitive=True) for name in names]
-    found: list[Counterfactual | None] = [None] * len(descent.steps)
-    rows = np.flatnonzero((descent.last >= 0) & (descent.scores <= thresholds))
-    candidates, values = descent.ablation.candidates, descent.ablation.values
-    bound = {row: (change, score) for row, change, score in bounds.found(names)}
-    for row, reached in zip(rows.tolist(), descent.scores[rows].tolist(), strict=True):
-        slots = descent.steps[row]
-        steps = zip(candidates[row, slots].tolist(), values[row, slots].tolist(), strict=True)
-        changes = [Change(names[place], "equals", value) if shown[place] else hidden[place] for place, value in steps]
-        last, score = bound.get(row, (changes[-1], reached))
-        found[row] = Counterfactual((*changes[:-1], last), score)
+    names = np.array(encoder.names, object)
+    rows = np.flatnonzero((descent.taken > 0) & (descent.scores <= thresholds))
+    steps, taken, scores = descent.steps[rows], descent.taken[rows], descent.scores[rows]  # (m, c), (m,), (m,)
+    values, relations = np.full(steps.shape, None, object), np.full(steps.shape, None, object)
+    relations[shown[steps]] = "equals"
+    for position, places in enumerate(places_of(steps, len(names))):
+        if len(places) and shown[position]:
+            values.flat[places] = as_said(descent.ablation.expected.of(position).held[rows[places // steps.shape[1]]])
+    bounded, *bound = bounds.found(rows)
+    last = bounded, taken[bounded] - 1
+    relations[last], values[last], scores[bounded] = bound
+    is_step = steps >= 0
+    parts = (names[steps], relations, values, ~shown[steps])
+    changes = [Change(*each) for each in zip(*(part[is_step].tolist() for part in parts), strict=True)]
+    ends = taken.cumsum()
+    found: list[Counterfactual | None] = [None] * len(descent.scores)
+    for row, start, end, score in zip(
+        rows.tolist(), (ends - taken).tolist(), ends.tolist(), scores.tolist(), strict=True
+    ):
+        found[row] = Counterfactual(tuple(changes[start:end]), score)
     return found
 
 
@@ -141,15 +149,14 @@ class _Descent:
         matrix: The records with the changes so far, float32 (n, d).
         before: Their scores without the last change, (n,).
         scores: Their scores, (n,).
-        last: The slot of the candidate that was changed last, (n,); -1 for none.
-        steps: The slots of all that were changed, in order, n lists.
+        steps: The features that were changed, in order, -1 behind the last one, (n, c).
+        taken: How many those are, (n,).
     """
 
     def __init__(self, encoder: Encoder, ablation: Ablation, thresholds: NDArray[np.float64]) -> None:
         self.ablation = ablation
         self.matrix, self.scores, self.before = ablation.matrix.copy(), ablation.scores.copy(), ablation.scores.copy()
-        self.last = np.full(len(self.matrix), -1)
-        self.steps: list[list[int]] = [[] for _ in range(len(self.matrix))]
+        self.steps, self.taken = np.full(ablation.candidates.shape, -1), np.zeros(len(self.matrix), np.int64)
         self._owner, self._thresholds = owners(encoder), thresholds
         self._is_left = ablation.candidates >= 0  # (n, c)
         alerting = np.flatnonzero(self.scores > thresholds)
@@ -162,10 +169,10 @@ class _Descent:
 
     def learn(self, rows: NDArray[np.int64], slots: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         """Take the scores (m,) of what `next` gave."""
-        tried = np.full(self._is_left.shape, np.inf)
-        tried[rows, slots] = np.nan_to_num(scores, nan=_WORST, posinf=_WORST)  # finite: tried, and never again
-        alerting = np.flatnonzero(np.isfinite(tried).any(axis=1))
-        self.arrived = self._take(alerting, tried[alerting])
+        alerting, places = np.unique(rows, return_inverse=True)
+        tried = np.full((len(alerting), self._is_left.shape[1]), np.inf)
+        tried[places, slots] = np.where(np.isfinite(scores), scores, _WORST)  # finite: tried, and never again
+        self.arrived = self._take(alerting, tried)
 
     def _take(self, rows: NDArray[np.int64], tried: NDArray[np.float64]) -> NDArray[np.int64]:
         """Change what lets the score of each of m rows fall furthest, of what was tried (m, c), infinite where not.
@@ -182,15 +189,15 @@ class _Descent:
         rows, slots, lowest = rows[falls], slots[falls], lowest[falls]
         self.matrix[rows] = self._changed(rows, slots)
         self.before[rows], self.scores[rows] = self.scores[rows], lowest
-        self._is_left[rows, slots], self.last[rows] = False, slots
-        for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
-            self.steps[row].append(slot)
+        self._is_left[rows, slots] = False
+        self.steps[rows, self.taken[rows]] = self.ablation.candidates[rows, slots]
+        self.taken[rows] += 1
         return rows[lowest <= self._thresholds[rows]]
 
     def _changed(self, rows: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.float32]:
         """Records (m, d) as they are so far with one candidate more at its expected value."""
         own = self._owner == self.ablation.candidates[rows, slots][:, None]
-        return np.where(own, self.ablation.expected[rows], self.matrix[rows])
+        return np.where(own, self.ablation.matrix_expected[rows], self.matrix[rows])
 
 
 class _Bounds:
@@ -217,13 +224,11 @@ class _Bounds:
 
     def begin(self, descent: _Descent, rows: NDArray[np.int64]) -> None:
         """Seek a bound in those of the rows (m,) of which the last change is a number that they have."""
-        slots = descent.last[rows]
-        positions = descent.ablation.candidates[rows, slots]
+        positions = descent.steps[rows, descent.taken[rows] - 1]
         for position in np.unique(positions[self._is_bounded[positions]]).tolist():
-            feature, here = self._number(position), positions == position
-            own = rows[here]
+            feature, own = self._number(position), rows[positions == position]
             actual = feature.values_in(self._records)[own]
-            expected = descent.ablation.values[own, slots[here]].astype(np.float64)  # not a number: expected missing
+            expected = descent.ablation.expected.of(position).held[own]  # not a number: expected missing
             known = ~(np.isnan(actual) | np.isnan(expected))
             own, actual, expected = own[known], actual[known], expected[known]
             self._position[own], self._left[own] = position, LOOKS
@@ -271,17 +276,12 @@ class _Bounds:
         way, gap = self._outside[rows] - self._start[rows], self._outside[rows] - self._inside[rows]
         self._left[rows] = np.where(np.abs(gap) <= _NEAR_ENOUGH * np.abs(way), 0, self._left[rows] - 1)
 
-    def found(self, names: list[str]) -> Iterator[tuple[int, Change, float]]:
-        """Rows with a bound, the change, and the score of the record with the value that it shows."""
-        rows = np.flatnonzero(self._position >= 0)
-        relations: list[Relation] = [
-            "at_most" if is_above else "at_least" for is_above in (self._actual > self._expected)[rows].tolist()
-        ]
-        for row, position, relation, value, score in zip(
-            rows.tolist(), self._position[rows].tolist(), relations, self._value[rows].tolist(),
-            self._score[rows].tolist(), strict=True,
-        ):  # fmt: skip
-            yield row, Change(names[position], relation, value), score
+    def found(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """Which of the rows (m,) have a bound, with its relation, its value and the score there, (b,) each."""
+        bounded = np.flatnonzero(self._position[rows] >= 0)
+        rows = rows[bounded]
+        relations = np.where(self._actual[rows] > self._expected[rows], "at_most", "at_least").astype(object)
+        return bounded, relations, self._value[rows], self._score[rows]
 
     def _number(self, position: int) -> NumberEncoder:
         feature = self._encoder.features[position]

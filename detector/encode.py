@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -36,6 +36,9 @@ LARGEST = 1e100
 
 RARE = "(rare)"
 
+_LARGEST_POWER = 308
+_POWERS_OF_TEN = 10.0 ** np.arange(_LARGEST_POWER + 1)
+
 _DAY_US = 86_400_000_000
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -59,16 +62,34 @@ class Notes:
         self.out_of_range: dict[str, NDArray[np.bool_]] = {}
 
 
+Values = NDArray[np.float64] | NDArray[np.object_]
+"""What n records hold of a feature, in their own units: numbers, NaN where missing, or text, None where missing."""
+
+
 class Possible(NamedTuple):
     """Values that records can hold.
 
     Attributes:
-        values: In the record's own units, None for missing, n in all.
+        held: In the record's own units, (n,).
         columns: The same encoded, (n, width): just what `encode` makes of records with these values.
     """
 
-    values: list[str | float | None]
+    held: Values
     columns: NDArray[np.float64]
+
+    @property
+    def values(self) -> list[str | float | None]:
+        """As they are said, None for missing, n in all."""
+        values: list[str | float | None] = as_said(self.held).tolist()
+        return values
+
+
+def as_said(values: Values) -> NDArray[np.object_]:
+    """Values (n,) as people are told them: None for a missing number as well."""
+    said = values.astype(object)
+    if values.dtype != object:
+        said[np.isnan(values)] = None
+    return said
 
 
 class FeatureEncoder(Protocol):
@@ -83,8 +104,8 @@ class FeatureEncoder(Protocol):
     def encode(self, records: Records, notes: Notes) -> NDArray[np.float64]:
         """The feature's columns, (n, width)."""
 
-    def actual(self, records: Records, rows: NDArray[np.int64]) -> list[str | float | None]:
-        """What each of some records says, in its own units, None where missing."""
+    def actual(self, records: Records, rows: NDArray[np.int64]) -> Values:
+        """What each of some records says, in its own units."""
 
     def nearest(self, columns: NDArray[np.float64]) -> Possible:
         """The values that records can hold which are nearest to what reconstructed columns (n, width) say."""
@@ -240,19 +261,18 @@ class NumberEncoder:
         unfolded = np.interp(raw, self._scores, self._knots) + beside * self._spread
         if self._log:
             unfolded = np.copysign(np.expm1(np.minimum(np.abs(unfolded), np.log1p(LARGEST))), unfolded)
-        values: NDArray[np.float64] = np.clip(unfolded, -LARGEST, LARGEST)
-        return values
+        return _within(unfolded, -LARGEST, LARGEST)
 
-    def actual(self, records: Records, rows: NDArray[np.int64]) -> list[str | float | None]:
-        """The numbers themselves, None where missing."""
-        return _or_none(self.values_in(records)[rows])
+    def actual(self, records: Records, rows: NDArray[np.int64]) -> Values:
+        """The numbers themselves, NaN where missing."""
+        return self.values_in(records)[rows]
 
     def nearest(self, columns: NDArray[np.float64]) -> Possible:
         """The numbers that the encoded ones stand for, within the range of normal records; six digits, or whole."""
-        values = np.clip(self.values_of(np.clip(columns[:, 0], -SOFT_LIMIT, SOFT_LIMIT)), self.low, self.high)
+        values = _within(self.values_of(_within(columns[:, 0], -SOFT_LIMIT, SOFT_LIMIT)), self.low, self.high)
         values = np.rint(values) if self.is_whole else significant(values, 6)
         values[self._missing.holds(columns[:, 1])] = np.nan
-        return Possible(_or_none(values), self.columns_of(values))
+        return Possible(values, self.columns_of(values))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that was fitted."""
@@ -268,14 +288,17 @@ def significant(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]
     """Values (n,) rounded to so many significant digits; those that decimal text of so many digits stands for."""
     sizes = np.abs(values)
     places = digits - 1 - np.floor(np.log10(np.where(sizes > 0, sizes, 1.0)))
+    places = np.nan_to_num(places).astype(np.int64)  # what is no number stays so
     # Whole numbers times or over powers of ten, which are exact: no digit appears behind the last one.
-    up, down = 10.0 ** np.maximum(places, 0.0), 10.0 ** np.maximum(-places, 0.0)
+    up, down = _POWERS_OF_TEN[np.clip(places, 0, _LARGEST_POWER)], _POWERS_OF_TEN[np.maximum(-places, 0)]
     rounded: NDArray[np.float64] = np.rint(values / down * up) / up * down
     return rounded
 
 
-def _or_none(values: NDArray[np.float64]) -> list[str | float | None]:
-    return [None if value != value else value for value in values.tolist()]  # not a number
+def _within(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """What `np.clip` makes of values (n,), in a third of the time for few of them."""
+    bounded: NDArray[np.float64] = np.minimum(np.maximum(values, low), high)
+    return bounded
 
 
 @compiled
@@ -339,7 +362,7 @@ class HistoryEncoder(NumberEncoder):
 
 def _unfold(values: NDArray[np.float64], *, log: bool) -> NDArray[np.float64]:
     """Values within the range that can be computed with, as signed logarithms where wanted."""
-    bounded: NDArray[np.float64] = np.clip(values, -LARGEST, LARGEST)
+    bounded = _within(values, -LARGEST, LARGEST)
     return np.sign(bounded) * np.log1p(np.abs(bounded)) if log else bounded
 
 
@@ -361,8 +384,10 @@ class CategoryEncoder:
         self._rates = rates  # (width,)
         self.width = len(values) + 3
         self.indicators = slice(0, self.width)
-        self._code = {value: code for code, value in enumerate(values)} | dict.fromkeys(rare, len(values))
+        self._code: dict[str | None, int] = {value: code for code, value in enumerate(values)}
+        self._code |= dict.fromkeys(rare, len(values)) | {None: self.width - 1}
         self._scale = np.sqrt(np.maximum(rates * (1 - rates), LEAST_VARIANCE))
+        self._said = np.array([*values, RARE, None, None], object)  # by code
 
     @staticmethod
     def check(owner: str, options: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -405,8 +430,7 @@ class CategoryEncoder:
         """Columns (n, width): indicators of each frequent value, rare, unseen, missing."""
         column = records.categories[self.field]
         unseen, missing = self.width - 2, self.width - 1
-        code = self._code
-        codes = np.array([missing if value is None else code.get(value, unseen) for value in column], np.int64)
+        codes = np.fromiter(map(self._code.get, column.tolist(), repeat(unseen)), np.int64, len(column))
         notes.codes[self.name] = codes
         notes.missing[self.name] = codes == missing
         notes.unseen[self.name] = codes == unseen
@@ -418,10 +442,9 @@ class CategoryEncoder:
         encoded[np.arange(len(codes)), codes] = ((1 - self._rates) / self._scale)[codes]
         return encoded
 
-    def actual(self, records: Records, rows: NDArray[np.int64]) -> list[str | float | None]:
+    def actual(self, records: Records, rows: NDArray[np.int64]) -> Values:
         """The values themselves, None where missing."""
-        values: list[str | float | None] = records.categories[self.field][rows].tolist()
-        return values
+        return records.categories[self.field][rows]
 
     def nearest(self, columns: NDArray[np.float64]) -> Possible:
         """The values whose indicators are highest; never `unseen`, and `(rare)` for any of the rare ones."""
@@ -430,8 +453,7 @@ class CategoryEncoder:
         if not self.rare:
             rates[:, self.width - 3] = -np.inf
         codes = rates.argmax(axis=1)
-        names = [*self.values, RARE, None, None]
-        return Possible([names[code] for code in codes.tolist()], self._columns_of(codes))
+        return Possible(self._said[codes], self._columns_of(codes))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that was fitted."""
@@ -455,6 +477,8 @@ class CycleEncoder:
         self._part, self._zone = part, zone
         self._missing = _Flag(missing_rate)
         self.parts, self.cycle_s = (24, 86_400) if part == "hour" else (7, 604_800)
+        clock = [f"{minute // 60:02d}:{minute % 60:02d}" for minute in range(1440)]
+        self._said = np.array(_WEEKDAYS if part == "weekday" else clock, object)  # by step
 
     @staticmethod
     def check(owner: str, options: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: ARG004 - has none
@@ -497,19 +521,17 @@ class CycleEncoder:
         present = np.where(missing, 0.0, np.sqrt(2.0))
         return np.stack([np.cos(angle) * present, np.sin(angle) * present, self._missing.encode(missing)], axis=1)
 
-    def _say(self, turns: NDArray[np.float64], missing: NDArray[np.bool_]) -> list[str | float | None]:
-        steps = np.rint(turns * self._steps).astype(np.int64) % self._steps
-        return [
-            None if absent else _WEEKDAYS[step] if self._part == "weekday" else f"{step // 60:02d}:{step % 60:02d}"
-            for step, absent in zip(steps.tolist(), missing.tolist(), strict=True)
-        ]
+    def _say(self, turns: NDArray[np.float64], missing: NDArray[np.bool_]) -> Values:
+        said = self._said[np.rint(turns * self._steps).astype(np.int64) % self._steps]
+        said[missing] = None
+        return said
 
     @property
     def _steps(self) -> int:
         """Days of the week, or minutes of the day."""
-        return 7 if self._part == "weekday" else 1440
+        return len(self._said)
 
-    def actual(self, records: Records, rows: NDArray[np.int64]) -> list[str | float | None]:
+    def actual(self, records: Records, rows: NDArray[np.int64]) -> Values:
         """Clock times or days of the week, None where missing."""
         times = records.times[self.field][rows]
         missing = np.isnat(times)

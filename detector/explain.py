@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.ablation import CANDIDATES, ablate, shares_of
+from detector.ablation import CANDIDATES, Expected, ablate, places_of, shares_of
 from detector.counterfactual import LOOKS, Counterfactual, seek
-from detector.encode import Encoder, Notes, NumberEncoder
+from detector.encode import Encoder, Notes, Values, as_said
 from detector.records import Records
 from detector.scoring import Scorer
 
@@ -135,18 +136,20 @@ def explain(
     order = np.argsort(-reasons.shares, axis=1, kind="stable")  # (n, features)
     shown = len(encoder.features) if listed is None else listed
     others = np.take_along_axis(reasons.shares, order[:, shown:], axis=1).sum(axis=1).tolist()
-    contributions = _contributions(encoder, records, reasons, order[:, :shown], is_sensitive)
-    missing, unseen, out_of_range = (
-        _named(masks, len(records)) for masks in (notes.missing, notes.unseen, notes.out_of_range)
-    )
+    contributions: list[tuple[Contribution, ...]] = [()] * len(records)
+    for rows, expected in reasons.expected:
+        made = _contributions(encoder, records, rows, expected, reasons.shares[rows], order[rows, :shown], is_sensitive)
+        for row, own in zip(rows.tolist(), made, strict=True):
+            contributions[row] = own
+    missing, unseen, out_of_range = (_named(masks) for masks in (notes.missing, notes.unseen, notes.out_of_range))
     return tuple(
         Explanation(
             contributions=contributions[row],
             others=others[row],
             explained_by="ablation" if is_ablated else "residual",
-            missing_fields=tuple(missing[row]),
-            unseen_categories=tuple(unseen[row]),
-            out_of_range_fields=tuple(out_of_range[row]),
+            missing_fields=missing.get(row, ()),
+            unseen_categories=unseen.get(row, ()),
+            out_of_range_fields=out_of_range.get(row, ()),
             counterfactual=reasons.counterfactuals[row],
             is_counterfactual_sought=is_ablated and limits is not None,
         )
@@ -156,9 +159,9 @@ def explain(
 
 @dataclass(frozen=True)
 class _Reasons:
-    """What was found out about n records: expected columns (n, d), shares (n, features), by ablation or not (n,)."""
+    """What was found out about n records: what is expected of which rows, shares (n, f), by ablation or not (n,)."""
 
-    expected: NDArray[np.float64]
+    expected: list[tuple[NDArray[np.int64], Expected]]
     shares: NDArray[np.float64]
     is_ablated: NDArray[np.bool_]
     counterfactuals: list[Counterfactual | None]
@@ -174,19 +177,21 @@ def _reasons(
     is_sensitive: Callable[[str], bool],
 ) -> _Reasons:
     residuals = scorer.score_features(matrix, encoder.slices)
-    expected, shares = np.empty(matrix.shape), shares_of(residuals)
+    shares = shares_of(residuals)
+    expected: list[tuple[NDArray[np.int64], Expected]] = []
     counterfactuals: list[Counterfactual | None] = [None] * len(matrix)
     highest = np.argsort(-scores, kind="stable")[: most_ablated(encoder, scorer)]
     is_ablated = np.zeros(len(matrix), np.bool_)
     is_ablated[highest] = True
     rest = np.flatnonzero(~is_ablated)
     if len(rest):
-        expected[rest] = scorer.reconstruct(matrix[rest])
+        expected.append((rest, Expected(encoder, scorer.reconstruct(matrix[rest]).astype(np.float64))))
     block = max(1, BLOCK_NUMBERS // (encoder.width * CANDIDATES))
     for start in range(0, len(highest), block):
         rows = highest[start : start + block]
         ablation = ablate(encoder, scorer, matrix[rows], scores[rows], residuals[rows])
-        expected[rows], shares[rows] = ablation.rebuilt, ablation.shares
+        expected.append((rows, ablation.expected))
+        shares[rows] = ablation.shares
         if limits is not None:
             found = seek(encoder, scorer, records.take(rows), ablation, limits[rows], is_sensitive=is_sensitive)
             for row, counterfactual in zip(rows.tolist(), found, strict=True):
@@ -207,44 +212,44 @@ def most_ablated(encoder: Encoder, scorer: Scorer) -> int:
 def _contributions(
     encoder: Encoder,
     records: Records,
-    reasons: _Reasons,
+    rows: NDArray[np.int64],
+    expected: Expected,
+    shares: NDArray[np.float64],
     order: NDArray[np.int64],
     is_sensitive: Callable[[str], bool],
 ) -> list[tuple[Contribution, ...]]:
-    """The contributions of each of n records that `order` (n, listed) names."""
-    made = np.empty(order.shape, object)
-    for position, (feature, columns) in enumerate(zip(encoder.features, encoder.slices, strict=True)):
-        rows, places = np.nonzero(order == position)
-        if len(rows) == 0:
-            continue
-        shares = reasons.shares[rows, position].tolist()
-        if is_sensitive(feature.field):
-            made[rows, places] = [Contribution(feature.name, share, None, None, None, True) for share in shares]
-            continue
-        actual = feature.actual(records, rows)
-        expected = feature.nearest(reasons.expected[rows, columns]).values
-        direct = _direction_of_number if isinstance(feature, NumberEncoder) else _direction_of_value
-        made[rows, places] = [
-            Contribution(feature.name, share, one, other, direct(one, other))
-            for share, one, other in zip(shares, actual, expected, strict=True)
-        ]
-    return [tuple(row) for row in made.tolist()]
+    """Of n rows of the records the contributions that `order` (n, listed) names; `shares` (n, f) are those rows'."""
+    n, listed = order.shape
+    names = np.array(encoder.names, object)
+    hidden = np.array([is_sensitive(feature.field) for feature in encoder.features])
+    said, directions = np.full((2, order.size), None, object), np.full(order.size, None, object)
+    for position, places in enumerate(places_of(order, len(names))):
+        if len(places) and not hidden[position]:
+            at = places // listed
+            actual, other = encoder.features[position].actual(records, rows[at]), expected.of(position).held[at]
+            said[0, places], said[1, places] = as_said(actual), as_said(other)
+            directions[places] = _directions(actual, other)
+    parts = (names[order], np.take_along_axis(shares, order, axis=1), *said, directions, hidden[order])
+    made = [Contribution(*each) for each in zip(*(part.ravel().tolist() for part in parts), strict=True)]
+    return [tuple(made[row * listed : (row + 1) * listed]) for row in range(n)]
 
 
-def _direction_of_number(actual: Any, expected: Any) -> Direction | None:
-    if actual is None or expected is None or actual == expected:
-        return None
-    return "above" if actual > expected else "below"
+def _directions(actual: Values, expected: Values) -> NDArray[np.object_]:
+    """The `Direction` of each of n values, or None."""
+    if actual.dtype != object:
+        return np.where(actual > expected, "above", np.where(actual < expected, "below", np.array(None)))
+    known = (actual != None) & (expected != None)  # noqa: E711 - elementwise
+    return np.where(known & (actual != expected), "differs", np.array(None))
 
 
-def _direction_of_value(actual: str | float | None, expected: str | float | None) -> Direction | None:
-    return None if actual is None or expected is None or actual == expected else "differs"
-
-
-def _named(masks: dict[str, NDArray[np.bool_]], n: int) -> list[list[str]]:
-    """For each of n rows the names of the masks that hold there."""
-    names: list[list[str]] = [[] for _ in range(n)]
-    for name, mask in masks.items():
-        for row in np.flatnonzero(mask).tolist():
-            names[row].append(name)
-    return names
+def _named(masks: dict[str, NDArray[np.bool_]]) -> dict[int, tuple[str, ...]]:
+    """By row the names of the masks (n,) that hold there, where any does."""
+    if not masks:
+        return {}
+    rows, columns = np.nonzero(np.stack([*masks.values()], axis=1))
+    names = np.array([*masks], object)[columns].tolist()
+    first = np.flatnonzero(np.diff(rows, prepend=-1)).tolist()  # of each row
+    return {
+        row: tuple(names[start:end])
+        for row, (start, end) in zip(rows[first].tolist(), pairwise([*first, len(rows)]), strict=True)
+    }

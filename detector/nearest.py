@@ -50,17 +50,23 @@ def _insert(square: np.float32, place: int, squares: NDArray[np.float32], places
 def find_cells(
     rows: NDArray[np.float32], centre_block: NDArray[np.float32], cells: NDArray[np.int64], squares: NDArray[np.float32]
 ) -> None:
-    """The cells whose centres are nearest to each row, ascending, and the squared distances from them: (n, p) each."""
+    """The cells whose centres are nearest to each row, ascending, and the squared distances from them: (n, p) each.
+
+    The least of all is found again and again: floats of at least 0 are in the order of their bits, and of whole numbers
+    the least is found many at once.
+    """
     count = len(centre_block) // rows.shape[1]
     to_centres = np.empty(count, np.float32)
-    last = cells.shape[1] - 1
+    bits = to_centres.view(np.int32)
     for row in range(len(rows)):
         _squares(rows[row], centre_block, count, to_centres)
-        squares[row] = np.inf
-        cells[row] = 0
-        for cell in range(count):
-            if to_centres[cell] < squares[row, last]:
-                _insert(to_centres[cell], cell, squares[row], cells[row], last)
+        for slot in range(cells.shape[1]):
+            least = bits.min()
+            cell = 0
+            while bits[cell] != least:
+                cell += 1
+            cells[row, slot], squares[row, slot] = cell, to_centres[cell]
+            to_centres[cell] = np.inf
 
 
 @compiled

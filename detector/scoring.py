@@ -13,6 +13,7 @@ from torch import Tensor
 
 from detector.arrays import check_arrays, check_places
 from detector.codebook import Codebook
+from detector.compiled import compiled
 from detector.head import Head
 from detector.networks import Autoencoder, LinearAutoencoder
 from detector.rescaling import Rescaling
@@ -50,14 +51,12 @@ def in_tiles(compute: Callable[[Tensor], Tensor], matrix: NDArray[np.float32], h
     always runs on one thread: several cut it up in other ways. A tile is too small to gain by a second one.
     """
     n, width = matrix.shape
-    source = torch.from_numpy(np.ascontiguousarray(matrix))
     tile = torch.zeros(height, width)  # of its own: where in memory a matrix begins can change its product's last bits
-    parts = []
+    inside, parts = tile.numpy(), []
     with _one_thread(), torch.inference_mode():
         for start in range(0, max(n, 1), height):
-            rows = source[start : start + height]
-            tile[: len(rows)] = rows
-            tile[len(rows) :] = 0.0
+            rows = matrix[start : start + height]
+            inside[: len(rows)], inside[len(rows) :] = rows, 0.0
             parts.append(compute(tile).numpy())
     computed: NDArray[Any] = np.concatenate(parts)[:n]
     return computed
@@ -184,7 +183,9 @@ class Scorer:
         moving = np.ascontiguousarray(matrix[:, varying])
         least = np.where(indicators, LEAST_INDICATOR_DEVIATION, LEAST_DEVIATION)
         width = moving.shape[1]
-        evidence = in_tiles(lambda rows: _evidence(network, rows.T.contiguous()).T, moving).astype(np.float64)
+        nothing, one = torch.zeros(width + network.code_width), torch.ones(width + network.code_width)
+        evidence = in_tiles(lambda rows: _evidence(network, rows.T.contiguous(), nothing, one).T, moving)
+        evidence = evidence.astype(np.float64)
         floor = np.concatenate([least[varying], np.full(evidence.shape[1] - width, LEAST_DEVIATION)])
         centre, deviation, whitening = _whitening(evidence, floor)
         numbers = np.flatnonzero(~indicators[varying])
@@ -271,7 +272,9 @@ class Scorer:
 
     def reconstruct(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstructions (n, d) of encoded records (n, d)."""
-        return in_tiles(lambda rows: self._whole(self.network(rows.T.contiguous()[self.varying].T)), matrix)
+        return in_tiles(
+            lambda rows: self._whole(self.network(rows.T.contiguous().index_select(0, self.varying).T)), matrix
+        )
 
     def _whole(self, rebuilt: Tensor) -> Tensor:
         """Reconstructions (n, v) with the columns that stand still, (n, d)."""
@@ -358,24 +361,22 @@ class Scorer:
         as well.
         """
         records = rows.T.contiguous()
-        moving = records[self.varying]
+        moving = records.index_select(0, self.varying)
         standard = self._standard(moving)
         whitened = self.whitening.T @ standard
-        own = self.number_whitening.T @ moving - self.number_shift[:, None]
-        width = len(moving)
-        left = self.linear.T @ moving - self.linear_shift[:, None]
-        stirred = self._stirred(records)
-        return whitened, [moving[self.numbers], own, standard[:width], whitened[:width], left, stirred]
+        own = (self.number_whitening.T @ moving).sub_(self.number_shift[:, None])
+        left = (self.linear.T @ moving).sub_(self.linear_shift[:, None])
+        numbers, width = moving.index_select(0, self.numbers), len(moving)
+        return whitened, [numbers, own, standard[:width], whitened[:width], left, self._stirred(records)]
 
     def _standard(self, moving: Tensor) -> Tensor:
         """Evidence (v + k, n) of columns that vary (v, n), in deviations of normal records."""
-        return _evidence(self.network, moving).sub_(self.centre[:, None]).div_(self.deviation[:, None])
+        return _evidence(self.network, moving, self.centre, self.deviation)
 
     def _stirred(self, records: Tensor) -> Tensor:
         """By how many of their least deviations columns of records (d, n) that stand still differ, (d - v, n)."""
-        _, values, least = self.still
-        off: Tensor = records[self._still_positions] - values[:, None]
-        stirred: Tensor = off.abs_().div_(least[:, None]).float()
+        stirred = torch.empty(len(self._still_positions), records.shape[1])
+        _stir(records.numpy(), self.still.numpy(), stirred.numpy())
         return stirred
 
     def score_features(self, matrix: NDArray[np.float32], features: Sequence[slice]) -> NDArray[np.float64]:
@@ -401,7 +402,7 @@ class Scorer:
         def columns(rows: Tensor) -> Tensor:
             records = rows.T.contiguous()
             squares = torch.empty_like(records)
-            squares[self.varying] = self._standard(records[self.varying])[:width].square()
+            squares[self.varying] = self._standard(records.index_select(0, self.varying))[:width].square()
             squares[still] = self._stirred(records).square()
             return squares.T
 
@@ -432,14 +433,41 @@ def _check(network: Autoencoder, book: Codebook | None, arrays: Mapping[str, NDA
         raise ValueError(f"the codebook knows {len(book.grid)} columns, and the scorer {d}: it is damaged")
 
 
-def _evidence(network: Autoencoder, columns: Tensor) -> Tensor:
-    """Residual and code one below the other, (d + k, n), of records side by side, (d, n)."""
+def _evidence(network: Autoencoder, columns: Tensor, centre: Tensor, deviation: Tensor) -> Tensor:
+    """Residual and code one below the other, (v + k, n), of records side by side, (v, n), centred and scaled."""
     codes = network.encode(columns.T)
-    width = len(columns)
-    evidence = torch.empty(width + codes.shape[1], columns.shape[1])
-    torch.sub(columns, network.decode(codes).T, out=evidence[:width])
-    evidence[width:] = codes.T
+    rebuilt = network.decode(codes)
+    evidence = torch.empty(len(centre), columns.shape[1])
+    _standardise(
+        columns.numpy(), rebuilt.T.contiguous().numpy(), codes.T.contiguous().numpy(), centre.numpy(),
+        deviation.numpy(), evidence.numpy(),
+    )  # fmt: skip
     return evidence
+
+
+@compiled
+def _standardise(
+    columns: NDArray[np.float32], rebuilt: NDArray[np.float32], codes: NDArray[np.float32],
+    centre: NDArray[np.float32], deviation: NDArray[np.float32], evidence: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """What `_evidence` returns, of columns and what they were rebuilt as (v, n) and codes (k, n)."""
+    width = len(columns)
+    for column in range(width):
+        for row in range(columns.shape[1]):
+            residual = columns[column, row] - rebuilt[column, row]
+            evidence[column, row] = (residual - centre[column]) / deviation[column]
+    for column in range(width, len(evidence)):
+        for row in range(columns.shape[1]):
+            evidence[column, row] = (codes[column - width, row] - centre[column]) / deviation[column]
+
+
+@compiled
+def _stir(records: NDArray[np.float32], still: NDArray[np.float64], stirred: NDArray[np.float32]) -> None:
+    """By how many least deviations the columns that stand still (3, s) differ in records (d, n), into `stirred`."""
+    for place in range(still.shape[1]):
+        column, value, least = int(still[0, place]), still[1, place], still[2, place]
+        for row in range(records.shape[1]):
+            stirred[place, row] = abs(records[column, row] - value) / least
 
 
 _OF_RECORDS = ("number_whitening", "number_shift", "linear", "linear_shift")

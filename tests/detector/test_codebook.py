@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detector import Codebook, Rescaling
 from detector.codebook import NEIGHBOURS
+from detector.nearest import find_cells
 
 DRAW = np.random.default_rng(20260101)
 GROUPS = DRAW.normal(0, 4, size=(6, 7))
@@ -115,6 +116,21 @@ def test_what_lies_in_a_gap_is_strange_though_it_is_rebuilt_well() -> None:
     gap = np.array([[0.25, 0.0]], np.float32)
 
     assert book.score(gap)[0] > book.score(both, leave_out=True).max()
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 40])
+def test_the_cells_that_are_searched_are_those_with_the_nearest_centres_the_first_of_equal_ones(count: int) -> None:
+    draw = np.random.default_rng(count)
+    rows, centres = (draw.integers(-2, 3, (n, 6)).astype(np.float32) for n in (50, count))  # exact, with many equals
+    cells = np.empty((50, min(4, count)), np.int64)
+    squares = np.empty(cells.shape, np.float32)
+
+    find_cells(rows, centres.T.ravel(), cells, squares)
+
+    distances = np.square(rows[:, None] - centres).sum(axis=2)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, : cells.shape[1]]
+    assert cells.tolist() == nearest.tolist()
+    assert squares.tolist() == np.take_along_axis(distances, nearest, axis=1).tolist()
 
 
 def test_cells_that_cannot_hold_a_nearer_code_are_passed_over_without_a_difference(

@@ -18,7 +18,7 @@ from detector import (
     records_of_matrix,
     stream_of_matrix,
 )
-from detector.encode import RARE, Notes, NumberEncoder
+from detector.encode import RARE, Notes, NumberEncoder, significant
 from detector.tables import as_table
 
 
@@ -102,6 +102,15 @@ def test_the_expected_number_of_an_encoded_one_is_that_number(log: str) -> None:
     assert nearest.values == pytest.approx(values.tolist(), rel=1e-3)
 
 
+def test_numbers_of_every_size_are_rounded_to_so_many_digits() -> None:
+    values = np.array([123456.7, -0.001234567, 9.99999951e99, 1e-320, 0.0, -3e20, np.nan])
+
+    rounded = significant(values, 6)
+
+    assert rounded[:6].tolist() == [123457.0, -0.00123457, 1e100, 0.0, 0.0, -3e20]
+    assert np.isnan(rounded[6])
+
+
 def test_rare_unseen_and_missing_categories_have_codes_of_their_own() -> None:
     pair = fitted(CATEGORY, x=["a"] * 60 + ["b"] * 30 + ["c", "d", "d", None])
     rows = encode(pair, x=["a", "b", "c", "d", "new", None])
@@ -136,7 +145,7 @@ def test_hour_and_weekday_are_those_of_the_declared_zone() -> None:
     pair = fitted(TIME + 'zone = "Asia/Tokyo"\n', x=["2026-03-01T12:00:00"])
     rows = records(pair[0], x=["2026-03-01T20:30:00Z"])  # Sunday evening in UTC
 
-    assert [feature.actual(rows, np.arange(1)) for feature in pair[1].features] == [["05:30"], ["Monday"]]
+    assert [feature.actual(rows, np.arange(1)).tolist() for feature in pair[1].features] == [["05:30"], ["Monday"]]
     matrix = pair[1].encode(rows).astype(np.float64)
     assert pair[1].features[0].nearest(matrix[:, pair[1].slices[0]]).values == ["05:30"]
     assert pair[1].features[1].nearest(matrix[:, pair[1].slices[1]]).values == ["Monday"]

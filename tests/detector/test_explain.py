@@ -105,6 +105,27 @@ def test_a_record_has_the_same_explanation_alone_and_in_any_batch(tiny_detector:
     assert tuple(tiny_detector.explain(decoded([value]))[0] for value in values) == together
 
 
+def test_each_record_of_a_batch_is_told_what_is_missing_unseen_and_out_of_range_in_itself(
+    tiny_detector: Detector,
+) -> None:
+    values = [
+        message(1),
+        message(2, amount=None, shop__kind=None),
+        message(3, shop__kind="casino", amount=1e9),
+        message(4, shop__kind=None),
+        message(5, amount=1e9),
+    ]
+
+    told = tiny_detector.explain(decoded(values))
+
+    assert [each.missing_fields for each in told] == [(), ("amount", "shop.kind"), (), ("shop.kind",), ()]
+    assert [each.unseen_categories for each in told] == [(), (), ("shop.kind",), (), ()]
+    assert [each.out_of_range_fields for each in told] == [(), (), ("amount",), (), ("amount",)]
+    actual = [{one.feature: one.actual for one in each.contributions} for each in told]
+    assert [each["amount"] for each in actual][1:] == [None, 1e9, actual[3]["amount"], 1e9]
+    assert [each["shop.kind"] for each in actual][1:4] == [None, "casino", None]
+
+
 def test_the_direction_is_that_of_a_number_and_only_that_there_is_one_of_a_category(tiny_detector: Detector) -> None:
     def direction(feature: str, **changes: object) -> str | None:
         (explanation,) = tiny_detector.explain(decoded([message(2, **changes)]))

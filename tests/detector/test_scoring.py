@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -260,6 +261,17 @@ def test_the_largest_tail_is_that_of_all_tails_whatever_their_order() -> None:
         largest = np.zeros(500)
         keep_largest(values[order], tails[:, order], largest)
         assert largest.tobytes() == np.maximum(every.max(axis=0), 0.0).tobytes()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_tail_of_what_is_no_number_is_never_the_largest(kind: type[np.floating[Any]]) -> None:
+    tails = np.array([[1.0, 1.0], [1.0, 1.0], [2.0, 2.0], [1.0, 1.0], [0.1, 0.1]], kind)  # (5, 2)
+    values = np.array([[np.nan, np.nan, 0.0, 1.5], [np.nan, 1.25, np.nan, np.nan]], kind)
+    largest = np.zeros(4)
+
+    keep_largest(values, tails, largest)
+
+    assert largest.tolist() == [0.0, 0.25, 0.0, 0.5]
 
 
 def test_a_tail_is_fitted_by_probability_weighted_moments() -> None:
