@@ -114,8 +114,7 @@ def main() -> None:
             logs = Path(folder) / str(number)
             logs.mkdir()
             rows.append(run(logs, models, chosen, delivery=delivery, heartbeat_s=heartbeat_s, is_static=is_static))
-            print(rows[-1], flush=True)
-    report({"rate": chosen.rate, "workers": chosen.workers, "rolling_restarts": rows}, chosen.json)
+            report({"rate": chosen.rate, "workers": chosen.workers, "rolling_restarts": rows}, chosen.json)
 
 
 def run(

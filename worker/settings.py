@@ -200,7 +200,10 @@ class WorkerSettings(BaseModel):
         30,
         description="The broker gives a worker's partitions to others when it was silent for this long.",
     )
-    heartbeat_interval_s: PositiveSeconds = Field(3, description="How often the broker hears from an idle worker.")
+    heartbeat_interval_s: PositiveSeconds = Field(
+        1,
+        description="How often the broker hears from a worker; a rebalance waits so long for it to notice.",
+    )
     delivery: Literal["at_least_once", "exactly_once"] = Field(
         "at_least_once",
         description="at_least_once: after a crash some alerts come again, with equal ids. exactly_once: alerts, dead "
