@@ -30,7 +30,12 @@ NETWORKS = {
 _EXAMPLES = 10
 _NEWEST = 20_000
 _BLUE, _RED, _GREY = "#2463a8", "#c2352b", "#7a7f87"
-_LEGEND: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "framealpha": 0.9}  # no line through its text
+_LEGEND: dict[str, Any] = {
+    "loc": "upper right",
+    "facecolor": "white",
+    "edgecolor": "none",
+    "framealpha": 0.9,
+}  # no line through its text
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #888; --bar: #2463a8; }
