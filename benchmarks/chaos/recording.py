@@ -74,7 +74,7 @@ STREAM = StreamDefinition.from_toml(DEFINITION)
 Kind = Literal["normal", "odd", "tombstone", "poison", "malformed"]
 
 CARDS = 60
-_FIRST_AT = 1_772_323_200  # 2026-03-01T00:00:00Z
+_FIRST_AT = 946_684_800  # 2000-01-01T00:00:00Z: a record later than now is a dead letter, and a soak has millions
 _STEP_S = 20  # between two records: a card comes about every 20 minutes
 _SHOPS = {"grocery": 30.0, "fuel": 60.0, "books": 15.0}
 _FITTED_ON = 4000
