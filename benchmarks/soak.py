@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -111,6 +112,7 @@ def main() -> int:
     add("--seed", type=int, default=1)
     add("--plot", type=Path, help="draw the samples to this PNG")
     chosen = options.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # brokers and workers end with us
     with tempfile.TemporaryDirectory(prefix="offbeat-soak-") as folder:
         content = run(Path(folder), chosen)
     print(json.dumps({name: content[name] for name in content if name != "series"}, indent=1))
