@@ -19,19 +19,17 @@ import itertools
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from benchmarks.chaos.arena import SETTINGS, Arena
 from benchmarks.chaos.cluster import Cluster
 from benchmarks.chaos.runs import publish_models
 from benchmarks.rig import arguments, report
+from benchmarks.watcher import Watcher
 from tests.kafka.worker import QUICK, WorkerProcess
 from worker.settings import WorkerSettings
 
@@ -45,9 +43,8 @@ _DEFAULTS = {
 _SHORT = ("state__rotation_s", "kafka__metadata_max_age_s", "kafka__request_timeout_s")  # nested; no matter here
 
 
-@dataclass
-class Probe:
-    """What the pages of workers said, asked again and again on a thread of its own. Use as a context manager.
+class Probe(Watcher):
+    """What the pages of workers said.
 
     Attributes:
         livez: Answers by status.
@@ -55,31 +52,14 @@ class Probe:
         lies: Each time that a worker said it was ready, and was not by what it had said of itself before and after.
     """
 
-    workers: Callable[[], list[WorkerProcess]]
-    livez: Counter[int] = field(default_factory=Counter)
-    readyz: Counter[int] = field(default_factory=Counter)
-    lies: list[str] = field(default_factory=list)
+    def __init__(self, workers: Callable[[], list[WorkerProcess]]) -> None:
+        super().__init__(workers, _LOOK_EVERY_S)
+        self.livez: Counter[int] = Counter()
+        self.readyz: Counter[int] = Counter()
+        self.lies: list[str] = []
 
-    def __post_init__(self) -> None:
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._closing.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._closing.wait(_LOOK_EVERY_S):
-            for worker in self.workers():
-                self._ask(worker)
-
-    def _ask(self, worker: WorkerProcess) -> None:
+    def look(self, worker: WorkerProcess) -> None:
+        """Ask for its pages."""
         before = _why_idle(worker)
         live, ready = worker.get("/livez")[0], worker.get("/readyz")[0]
         after = _why_idle(worker)

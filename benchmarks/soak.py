@@ -13,12 +13,10 @@ import random
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import psutil
@@ -35,6 +33,7 @@ from benchmarks.chaos.faults import (
 )
 from benchmarks.chaos.runs import publish_models
 from benchmarks.rig import arguments
+from benchmarks.watcher import Watcher
 from tests.kafka.worker import WorkerProcess
 
 FAULTS: dict[str, Callable[[Arena, Draw], None]] = {
@@ -54,35 +53,20 @@ _SETTLED = 0.2  # share of the time after which nothing is warming up any more
 _SETTINGS = {"max_batch_records": 4096, "session_timeout_s": 6.0}
 
 
-class Watch:
-    """Samples of workers once a second, on a thread of its own. Use as a context manager.
+class Watch(Watcher):
+    """Samples of workers.
 
     Attributes:
         series: By worker: `t_s`, and each of `MEASURES`; lag is None where the worker did not answer.
     """
 
     def __init__(self, workers: Callable[[], list[WorkerProcess]], began_s: float) -> None:
+        super().__init__(workers, _EVERY_S)
         self.series: dict[str, dict[str, list[float | None]]] = {}
-        self._workers, self._began_s = workers, began_s
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._began_s = began_s
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._closing.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._closing.wait(_EVERY_S):
-            for worker in self._workers():
-                self._sample(worker)
-
-    def _sample(self, worker: WorkerProcess) -> None:
+    def look(self, worker: WorkerProcess) -> None:
+        """Take a sample."""
         try:
             process = psutil.Process(worker.process.pid)
             with process.oneshot():
