@@ -11,6 +11,10 @@ from kafka.structs import OffsetAndMetadata
 
 from transport.connection import milliseconds
 
+# As in Kafka's own client, where kafka-python waits .1 s: while the end of a transaction is still being written, the
+# broker refuses the first message of the next one, and no other message of this producer is sent in the meantime.
+_RETRY_MS = 20
+
 
 class Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python has no types
     """`kafka.KafkaProducer` with time limits where it has none.
@@ -18,6 +22,10 @@ class Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python has no type
     `send_offsets_to_transaction`, `commit_transaction` and `abort_transaction` of kafka-python 3.0.12 wait for ever for
     a broker that is away. What they wait for can be waited for with a limit.
     """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._sender.config["retry_backoff_ms"] = _RETRY_MS
 
     def send_offsets(
         self, offsets: Mapping[TopicPartition, OffsetAndMetadata], group: Any, *, timeout_s: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -80,8 +81,9 @@ class Worker:
         self._newest_ms: dict[Partition, int] = {}  # of the last batch with records of that partition
         self._rebalances = source.rebalances
         self._skipped = dict(source.skipped)
-        self._commit_due_s = clock.monotonic_s()
+        self._commit_began_s = -math.inf
         self._commit_failed = False
+        self._is_behind = False  # more records wait than the last batch had
 
     def run(self) -> None:
         """Score until asked to stop, then commit what is finished.
@@ -149,7 +151,7 @@ class Worker:
         self._done(batch, outcomes, histories.apply(batch, changes, verdicts.states))
 
     def commit_if_due(self, *, idle: bool = False, last: bool = False) -> None:
-        """Commit what is done, at most every `commit_interval_s`, and always when idle and at the end.
+        """Commit what is done, at most every `commit_every_s`, and always when idle and at the end.
 
         A refusal means that the group moved on: the new owner reads the records again. No answer means later.
         """
@@ -159,7 +161,7 @@ class Worker:
         offsets = self._source.committable()
         if not offsets:
             return
-        self._commit_due_s = now_s + self._settings.commit_every_s
+        self._commit_began_s = now_s
         self._commit_failed = True
         try:
             with self._timed("commit"), self._stage("commit"):
@@ -198,6 +200,11 @@ class Worker:
             with self._timed("write_state"):
                 self._histories.committed(offsets)
 
+    @property
+    def _commit_due_s(self) -> float:
+        settings = self._settings
+        return self._commit_began_s + (settings.commit_behind_every_s if self._is_behind else settings.commit_every_s)
+
     def _poll(self) -> Batch | None:
         # What is finished waits for its commit, and the commit not for more records.
         due_s = max(self._commit_due_s - self._clock.monotonic_s(), 0.0)
@@ -224,6 +231,8 @@ class Worker:
             self._give_back(batch, error)
             raise
         self._show_position()
+        size = 0 if batch is None else len(batch)
+        self._is_behind = sum(self._status.lag.values()) > 2 * size > 0
         return batch
 
     def _publish(self, outcomes: Outcomes, *, last: bool) -> None:

@@ -214,7 +214,8 @@ class WorkerSettings(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="Least time between two commits; longer means more repeats after a crash, fewer requests. With "
-        "exactly_once alerts are seen at the commit. 1 unless given, with exactly_once 0.1.",
+        "exactly_once alerts are seen at the commit. 1 unless given; with exactly_once 0.1, and 1 while more records "
+        "wait than a batch has.",
     )
     transaction_timeout_s: PositiveSeconds = Field(
         15,
@@ -327,6 +328,13 @@ class WorkerSettings(BaseModel):
         if self.commit_interval_s is not None:
             return self.commit_interval_s
         return 0.1 if self.delivery == "exactly_once" else 1.0
+
+    @property
+    def commit_behind_every_s(self) -> float:
+        """The same while more records wait than a batch has: their alerts are late already, and requests cost time."""
+        if self.commit_interval_s is not None:
+            return self.commit_interval_s
+        return max(self.commit_every_s, min(1.0, self.transaction_timeout_s / 2))
 
     @property
     def alerts_to(self) -> str:

@@ -48,7 +48,7 @@ class WorkerProcess:
         processes: Callable[..., OwnProcess] = OwnProcess,
         **settings: Any,
     ) -> None:
-        """Start it. Settings become OFFBEAT_ variables; `kafka__...` reaches a nested one.
+        """Start it. Settings become OFFBEAT_ variables; `kafka__...` reaches a nested one, None leaves the default.
 
         `command` is Python's and may run the worker in another way, `variables` are what that reads from its
         environment beside the settings, and `processes` starts it.
@@ -58,7 +58,7 @@ class WorkerProcess:
         chosen |= {"input_topics": topic, "models": models, "http__port": self.port}
         chosen |= {"kafka__bootstrap_servers": bootstrap_servers}
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OFFBEAT_")}
-        environment |= {f"OFFBEAT_{key.upper()}": str(value) for key, value in chosen.items()}
+        environment |= {f"OFFBEAT_{key.upper()}": str(value) for key, value in chosen.items() if value is not None}
         environment |= {"PYTHONPATH": str(ROOT), **(variables or {})}
         self.log = directory / f"{name}-{self.port}.log"
         self.process = processes(name, [sys.executable, *command], self.log, environment=environment)

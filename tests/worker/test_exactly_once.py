@@ -32,7 +32,7 @@ def turn(worker: Worker, bench: Bench) -> None:
 
 def late(worker: Worker, bench: Bench) -> None:
     """From now on no commit is due before somebody asks for one."""
-    worker._commit_due_s = bench.clock.monotonic_s() + 1000
+    worker._commit_began_s = bench.clock.monotonic_s() + 1000
 
 
 def test_nothing_is_seen_and_nothing_is_counted_before_the_commit(models: Path) -> None:
@@ -179,7 +179,7 @@ def test_waiting_for_records_ends_when_a_commit_is_due(models: Path) -> None:
     bench.produce(message(1))
     worker.run()
     began_s = bench.clock.monotonic_s()
-    worker._commit_due_s = began_s + 0.1
+    worker._commit_began_s = began_s
     bench.produce(odd_message(2))
     turn(worker, bench)
 
@@ -189,6 +189,27 @@ def test_waiting_for_records_ends_when_a_commit_is_due(models: Path) -> None:
     assert len(bench.alerts) == 1
     assert bench.clock.monotonic_s() - began_s == pytest.approx(0.1)
     bench.source.close()
+
+
+def test_alerts_that_are_late_already_share_a_commit_and_the_last_ones_do_not_wait_for_it(models: Path) -> None:
+    bench = bench_of(models, commit_interval_s=None, max_batch_records=10)
+    worker = bench.worker()
+    bench.produce(*(message(number) for number in range(70)))
+    commits = []
+    while bench.committed < 70:
+        turn(worker, bench)
+        bench.cluster.clock.advance(0.4)
+        worker.commit_if_due()
+        commits.append(bench.committed)
+
+    assert commits == [10, 10, 10, 40, 40, 60, 70]
+    bench.source.close()
+
+
+@pytest.mark.parametrize("given", [{"commit_interval_s": 0.3}, {"transaction_timeout_s": 0.6}])
+def test_late_alerts_wait_no_longer_than_is_given_nor_than_half_of_what_a_transaction_may_take(given: Any) -> None:
+    topics = {"input_topics": ("payments",), "delivery": "exactly_once"}
+    assert WorkerSettings.model_validate(topics | given).commit_behind_every_s == 0.3
 
 
 def test_commits_are_a_second_apart_and_in_transactions_a_tenth() -> None:

@@ -123,7 +123,7 @@ class WatchedBench(Bench):
     ),
     lives=st.lists(st.lists(st.sampled_from([None, EVICTED, *ALL_FAULTS]), max_size=6), max_size=4),
     batch_records=st.integers(1, 5),
-    commit_interval_s=st.sampled_from([0.0, 1.0, 1000.0]),
+    commit_interval_s=st.sampled_from([None, 0.0, 1.0, 1000.0]),
     max_consecutive=st.sampled_from([20, 200]),
 )
 def test_no_fault_and_no_crash_loses_an_alert_or_counts_one_twice(
@@ -133,7 +133,7 @@ def test_no_fault_and_no_crash_loses_an_alert_or_counts_one_twice(
     kinds: list[tuple[str, int]],
     lives: list[list[str | None]],
     batch_records: int,
-    commit_interval_s: float,
+    commit_interval_s: float | None,
     max_consecutive: int,
 ) -> None:
     bench = WatchedBench(
