@@ -44,8 +44,6 @@ class Cluster:
                 "advertised.listeners": f"PLAINTEXT://127.0.0.1:{direct},PROXIED://127.0.0.1:{proxy.port}",
                 "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
                 "inter.broker.listener.name": "PLAINTEXT",
-                # How often it looks for transactions that are too old: a killed worker's holds up its heir meanwhile.
-                "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
             }
             if brokers > 1:
                 properties |= _replicated(brokers)

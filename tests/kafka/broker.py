@@ -297,6 +297,8 @@ def _properties(port: int, controller_port: int, data: Path) -> dict[str, str]:
         "transaction.state.log.num.partitions": "4",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
+        # How often it looks for transactions that are too old: a killed worker's holds up its heir meanwhile.
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         "share.coordinator.state.topic.num.partitions": "1",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",

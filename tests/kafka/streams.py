@@ -15,9 +15,11 @@ from detector import ModelDirectory
 from tests.kafka.broker import KafkaBroker
 from tests.kafka.worker import WorkerProcess
 from tests.payments import message, odd_message
-from transport import KafkaPublisher, OutgoingMessage, PublisherSettings, create_topics, read_topic
+from transport import KafkaPublisher, OutgoingMessage, Partition, PublisherSettings, create_topics, read_topic
+from transport.ranges import bounds
 from worker.identity import alert_id
 
+ISOLATION_LEVELS = ("read_committed", "read_uncommitted")
 PARTITIONS = 4
 """Of a stream of cards."""
 
@@ -99,6 +101,17 @@ class Stream:
             return self.committed() == self.published
         except KafkaError:  # the broker is only just back
             return False
+
+    def wait_until_decided(self, timeout_s: float = 60.0) -> None:
+        """Wait until no transaction is open in alerts and scores: what a killed worker left, the broker aborts late."""
+        outputs = [Partition(f"{self.name}.{output}", 0) for output in ("alerts", "scores")]
+        until = time.monotonic() + timeout_s
+        while True:
+            ends = [bounds(self.broker.settings, outputs, 10.0, isolation_level=level) for level in ISOLATION_LEVELS]
+            if ends[0] == ends[1]:
+                return
+            assert time.monotonic() < until, f"transactions are open after {timeout_s:g} s: {ends}"
+            time.sleep(0.5)
 
     def committed(self) -> int:
         """Sum of the group's committed offsets."""

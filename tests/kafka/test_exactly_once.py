@@ -18,6 +18,7 @@ DELIVERY = {"delivery": "exactly_once", "commit_interval_s": 0.1, "transaction_t
 
 def assert_each_once(stream: Stream, records: int) -> None:
     """Every odd record has one alert, every record one score, and all is committed."""
+    stream.wait_until_decided()
     found = ids(stream.alerts())
     assert sorted(found) == sorted(stream.odd())
     scores = [(score["source"]["partition"], score["source"]["offset"]) for score in stream.scores()]

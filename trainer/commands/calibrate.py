@@ -92,6 +92,8 @@ def calibrate(
             )  # fmt: skip
         note_all(read.remarks())
         note_rejects(done.read)
+        if read.topic is not None:
+            done.detector.facts["calibrated"]["read_from"] = read.topic.facts
     else:
         topic.check_unused()
         is_promise_kept = wanted.threshold.promise == judge.stream.threshold.promise
