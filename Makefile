@@ -36,7 +36,7 @@ demo: $(VENV)/.installed-demo ## Install, then simulate, train, stream and alert
 test: $(VENV)/.installed-dev ## Install, then run all tests; those on a real Kafka need Java 17 and Maven, or are skipped
 	@echo "Looking for Apache Kafka; the first time it is fetched from Maven Central"
 	-@$(BIN)/python -c '$(FIND_KAFKA)'
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	@$(BIN)/ruff check .
