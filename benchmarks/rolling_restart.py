@@ -102,7 +102,7 @@ def run(
 ) -> dict[str, Any]:
     """What one rolling restart showed."""
     kept = {name: SETTINGS[name] for name in _SHORT}
-    settings = _DEFAULTS | kept | {"heartbeat_interval_s": heartbeat_s, "commit_interval_s": _commit_interval(delivery)}
+    settings = _DEFAULTS | kept | {"heartbeat_interval_s": heartbeat_s, "commit_interval_s": None}
     stops_s, starts_s = [], []
     slowest_s = 0.0
     with (
@@ -146,11 +146,6 @@ def slowest_batch_s(worker: WorkerProcess) -> float:
         if name == "offbeat_batch_duration_seconds_bucket"
     }
     return min((bound for bound, count in counts.items() if count == max(counts.values())), default=0.0)
-
-
-def _commit_interval(delivery: str) -> float:
-    settings = WorkerSettings(input_topics=("any",), delivery=delivery)
-    return settings.commit_every_s
 
 
 def _why_idle(worker: WorkerProcess) -> str:

@@ -23,7 +23,6 @@ from demo.processes import OwnProcess
 from detector import ModelDirectory
 from tests.kafka.worker import WorkerProcess
 from transport import TransportError, create_topics
-from worker.settings import WorkerSettings
 
 PARTITIONS = 4
 SESSION_TIMEOUT_S = 6.0
@@ -42,7 +41,6 @@ SETTINGS: dict[str, Any] = {
     "publish_timeout_s": PUBLISH_TIMEOUT_S,
     "commit_timeout_s": 3.0,
     "retry_max_s": 1.0,
-    "commit_interval_s": 0.3,
     "transaction_timeout_s": 10.0,
     "max_batch_records": 100,  # small, so that a fault finds a batch in hand
     "state__rotation_s": 5.0,
@@ -50,6 +48,9 @@ SETTINGS: dict[str, Any] = {
     "kafka__request_timeout_s": 5.0,
 }
 """Limits as short as the broker takes, so that a fault and the recovery from it take seconds."""
+
+_COMMIT_INTERVAL_S: dict[Promise, float | None] = {"at_least_once": 0.3, "exactly_once": None}
+"""Short, so that little is repeated; in transactions the default, which is longer where records wait."""
 
 
 class NotRecovered(RuntimeError):  # noqa: N818 - the name says what happened
@@ -91,11 +92,10 @@ class Arena:
         self._directory, self._promise, self._module, self._count = directory, promise, module, workers
         self._processes, self._is_static = processes, is_static
         self._variables = {"CHAOS_CLOCK": str(self.clock), **(variables or {})}
-        self._settings = SETTINGS | {"score_topic": f"{name}.scores", "group_id": name} | dict(settings or {})
-        if "delivery" in WorkerSettings.model_fields:
-            self._settings["delivery"] = promise
-        elif promise != "at_least_once":
-            raise ValueError(f"this worker has no setting for delivery, so that {promise} cannot be asked for")
+        self._settings = SETTINGS | {
+            "score_topic": f"{name}.scores", "group_id": name, "delivery": promise,
+            "commit_interval_s": _COMMIT_INTERVAL_S[promise],
+        } | dict(settings or {})  # fmt: skip
         self.session_timeout_s = float(self._settings["session_timeout_s"])
         self._servers = cluster.proxied_servers if is_proxied else cluster.settings.bootstrap_servers
         self._started = 0

@@ -13,7 +13,7 @@ from tests.kafka.worker import WorkerProcess
 from tests.transport.contract import values
 from transport import BrokerUnavailable, CommitInDoubt, OutgoingMessage
 
-DELIVERY = {"delivery": "exactly_once", "commit_interval_s": 0.1, "transaction_timeout_s": 5}
+DELIVERY = {"delivery": "exactly_once", "commit_interval_s": None, "transaction_timeout_s": 5}
 
 
 def assert_each_once(stream: Stream, records: int) -> None:
