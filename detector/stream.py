@@ -58,7 +58,7 @@ _DAYS = {"hour": 1 / 24, "day": 1.0, "week": 7.0}
 def _known_zone(zone: str) -> str:
     try:
         ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # a name is a path: of a folder, or too long
         raise ValueError(
             f"{zone!r} is not a known time zone: give an IANA name such as UTC or Europe/Berlin"
         ) from error

@@ -32,6 +32,7 @@ def test_any_field_name_survives_the_way_through_toml(field: str) -> None:
         ("false_alarm_rate = 0.01", 'false_alarm_rate = 0.01\nalert_budget = "5/day"', ["threshold", "keep the one"]),
         ('name = "payments"', 'name = "../etc"', ["name", "'../etc'", "lower case"]),
         ('field = "at"\n\n[label]', 'field = "at"\nzone = "Mars/Olympus"\n\n[label]', ["time.zone", "Mars/Olympus"]),
+        ('field = "at"\n\n[label]', 'field = "at"\nzone = "Europe"\n\n[label]', ["time.zone", "'Europe'", "IANA"]),
         ('echo = ["payment_id", "shop.kind"]', 'echo = ["card"]', ["echo 'card'", "sensitive 'card.limit'"]),
         ('"payment_id", "shop.kind"', '"shop", "at", "shop.kind"', ["echo 'shop.kind'", "'shop'", "remove one"]),
         ('"payment_id", "shop.kind"', '"shop.kind", "shop"', ["echo 'shop.kind'", "'shop'", "remove one"]),

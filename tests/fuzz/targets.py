@@ -7,6 +7,7 @@ whoever calls: `tests/fuzz/coverage_guided.py` gives each input ten seconds and 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -325,12 +326,12 @@ def edited(tree: Any, program: bytes) -> Any:
         if choice == 255:
             del holder[key]
         elif choice == 254 and isinstance(holder, list):
-            holder.append(holder[key])
+            holder.append(copy.deepcopy(holder[key]))
         elif choice >= 200:
             other, name = places[choice % len(places)]
-            holder[key] = json.loads(json.dumps(other[name])) if name in _keys(other) else None
+            holder[key] = copy.deepcopy(other[name]) if name in _keys(other) else None
         else:
-            holder[key] = ODD[choice % len(ODD)]
+            holder[key] = copy.deepcopy(ODD[choice % len(ODD)])
     return tree
 
 
@@ -364,6 +365,9 @@ def edited_tensors(raw: bytes, program: bytes) -> bytes:
     return bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 
+_MOST_DOUBLED = 1 << 20  # numbers: the memory that is looked at is the reader's
+
+
 def _changed(tensor: NDArray[Any], how: int, what: int) -> NDArray[Any]:
     values = (0, 1, -1, 2, 2**31, -(2**31), 2**62, 1e300, -1e300, np.nan, np.inf, 1e-300, 0.5, 100)
     value = values[what % len(values)]
@@ -375,7 +379,7 @@ def _changed(tensor: NDArray[Any], how: int, what: int) -> NDArray[Any]:
         elif how == 2:
             changed = tensor[..., None] if what % 2 else tensor.reshape(-1)
         elif how == 3:
-            changed = np.concatenate([tensor, tensor]) if tensor.ndim else tensor
+            changed = np.concatenate([tensor, tensor]) if tensor.ndim and tensor.size < _MOST_DOUBLED else tensor
         elif how == 4:
             changed = np.zeros((0, *tensor.shape[1:]), tensor.dtype)
         elif how in (5, 6):
