@@ -11,7 +11,7 @@ import numpy as np
 from detector.alerting import AlertState
 from detector.errors import AlertStateMismatch
 from detector.online_threshold import POINTS, SEGMENTS, ScoreWindow
-from detector.suppression import MOST_COUNTED, Quiet
+from detector.suppression import MOST_SUPPRESSED, Quiet
 
 _CHECK_BYTES = 4
 _LATEST_US = 2**62
@@ -75,7 +75,7 @@ def _check_quiets(quiets: Mapping[str, Quiet]) -> None:
     """
     for quiet in quiets.values():
         times_us = (quiet.alerted_us, quiet.latest_us, quiet.first_us, quiet.last_us)
-        if not (all(abs(time_us) < _LATEST_US for time_us in times_us) and 0 <= quiet.count <= MOST_COUNTED):
+        if not (all(abs(time_us) < _LATEST_US for time_us in times_us) and 0 <= quiet.count <= MOST_SUPPRESSED):
             raise ValueError("an entity is quiet for a time that is none")
 
 

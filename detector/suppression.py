@@ -14,7 +14,7 @@ from detector.records import Records
 from detector.stream import StreamDefinition
 from detector.suppression_rules import DirectionRule, EntityRule, EpisodeRule, FloorRule, SegmentRule
 
-MOST_COUNTED = 2**40
+MOST_SUPPRESSED = 2**40
 """Where the count of what is suppressed stops: a state that was read can always be written and read again."""
 
 
@@ -25,7 +25,7 @@ class Quiet:
     Attributes:
         alerted_us: Event time of its last alert, in microseconds since the epoch.
         latest_us: Event time of its latest anomaly, alert or not.
-        count: Anomalies suppressed since the alert, at most `MOST_COUNTED`.
+        count: Anomalies suppressed since the alert, at most `MOST_SUPPRESSED`.
         first_us: Event time of the first of them; no meaning while there are none.
         last_us: Event time of the last of them.
     """
@@ -112,7 +112,7 @@ def suppressed_by_entity(
         if quiet is not None and _is_quiet(rule, quiet, time_us):
             suppressed[row] = True
             left[entity] = replace(
-                quiet, count=min(quiet.count + 1, MOST_COUNTED), latest_us=max(quiet.latest_us, time_us),
+                quiet, count=min(quiet.count + 1, MOST_SUPPRESSED), latest_us=max(quiet.latest_us, time_us),
                 first_us=min(quiet.first_us, time_us) if quiet.count else time_us,
                 last_us=max(quiet.last_us, time_us) if quiet.count else time_us,
             )  # fmt: skip

@@ -232,7 +232,7 @@ class Worker:
             raise
         self._show_position()
         size = 0 if batch is None else len(batch)
-        self._is_behind = sum(self._status.lag.values()) > 2 * size > 0
+        self._is_behind = sum(self._status.lag.values()) > 2 * size > 0  # the lag counts the batch itself
         return batch
 
     def _publish(self, outcomes: Outcomes, *, last: bool) -> None:
